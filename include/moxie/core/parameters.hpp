@@ -1,0 +1,204 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "moxie/core/error.hpp"
+#include "moxie/core/initializer.hpp"
+#include "moxie/core/memory.hpp"
+
+namespace moxie {
+
+/// One tensor of a model: its name, logical shape, and where it lies in the flat buffers.
+struct ParameterEntry {
+  std::string name;          ///< as in V-MoE: "Encoder/encoderblock_5/Moe/Mlp/Dense_0/kernel"
+  std::vector<Index> shape;  ///< logical; [E, D, H] with an expert axis
+  Initializer initializer{};
+  bool expert_axis = false;    ///< the first axis counts experts
+  bool same_experts = false;   ///< all experts start alike (V-MoE's parity option)
+  bool trained = true;         ///< false: a buffer, saved but without gradient
+  Index offset = 0;            ///< first element in the flat values (or buffers)
+
+  Index size() const noexcept {
+    Index n = 1;
+    for (const Index d : shape) n *= d;
+    return n;
+  }
+  /// As a matrix: the last axis is the columns, the others are folded into the rows.
+  Index cols() const noexcept { return shape.empty() ? 1 : shape.back(); }
+  Index rows() const noexcept { return cols() == 0 ? 0 : size() / cols(); }
+};
+
+/// A part of a model's flat buffers: the shared entries and the entries with an expert axis, which data and
+/// expert parallelism reduce over different ranks.
+struct ParameterRange {
+  struct Run {
+    Index first = 0;
+    Index size = 0;
+  };
+  Run shared{};
+  Run experts{};
+};
+
+/// The parameters of a model: named entries in one flat buffer of values, one of gradients, and one of buffers
+/// that are saved but not trained. Optimizer, checkpoint and gradient check see three vectors.
+///
+/// Entries are added while layers are constructed, then `initialize` lays them out (shared entries first,
+/// entries with an expert axis last) and fills them. A new call of `initialize` refills in place.
+template <Backend B>
+class Parameters {
+  using T = typename B::Scalar;
+
+ public:
+  using Id = std::size_t;
+
+  explicit Parameters(B& backend) : backend_(&backend) {}
+  Parameters(const Parameters&) = delete;
+  Parameters& operator=(const Parameters&) = delete;
+
+  B& backend() const noexcept { return *backend_; }
+
+  /// Declares an entry. Errors: config_error for a name that is taken, or after `initialize`.
+  Id add(ParameterEntry entry) {
+    if (initialized_)
+      throw_config("moxie::Parameters::add: '", entry.name,
+                   "' comes after initialize: layers are declared first");
+    for (const ParameterEntry& other : entries_)
+      if (other.name == entry.name)
+        throw_config("moxie::Parameters::add: the name '", entry.name,
+                     "' is taken: give each layer its own Scope");
+    entries_.push_back(std::move(entry));
+    return entries_.size() - 1;
+  }
+
+  /// Lays out and fills all entries. Element i of an entry depends on (seed, name, i) only. Blocks.
+  void initialize(std::uint64_t seed) {
+    if (!initialized_) lay_out();
+    for (const ParameterEntry& e : entries_) {
+      const Random random{seed, 0, stream_id(e.name.c_str())};
+      const Index n = e.size();
+      const Index period = e.expert_axis && e.same_experts && e.shape[0] > 0 ? n / e.shape[0] : n;
+      std::vector<T> host(static_cast<std::size_t>(n));
+      for (Index i = 0; i < n; ++i)
+        host[static_cast<std::size_t>(i)] =
+            static_cast<T>(e.initializer(random, static_cast<std::uint64_t>(i % period)));
+      backend_->copy_from_host(flat(e).data + e.offset, host.data(), host.size() * sizeof(T));
+    }
+    ++version_;
+  }
+
+  /// Values of an entry as a matrix (see ParameterEntry::rows). Shape [E*D, H] for an expert kernel [E, D, H].
+  ConstMatrix<B> value(Id id) const { return matrix(flat(entry(id)), entry(id)); }
+  ConstVector<B> vector(Id id) const {
+    return flat(entry(id)).middle(entry(id).offset, entry(id).size());
+  }
+  Matrix<B> gradient(Id id) const { return matrix(gradients_.view(), entry(id)); }
+  Vector<B> gradient_vector(Id id) const {
+    return gradients_.view().middle(entry(id).offset, entry(id).size());
+  }
+  /// A buffer entry, writable.
+  Vector<B> buffer(Id id) const {
+    return buffers_.view().middle(entry(id).offset, entry(id).size());
+  }
+
+  /// All trained values, read-only.
+  ConstVector<B> values() const { return values_.view(); }
+  /// All trained values, writable; raises the version, so that copies derived from them (packed, narrowed)
+  /// count as stale.
+  Vector<B> edit() {
+    ++version_;
+    return values_.view();
+  }
+  Vector<B> gradients() const { return gradients_.view(); }
+  Vector<B> buffers() const { return buffers_.view(); }
+  std::uint64_t version() const noexcept { return version_; }
+
+  /// Gradients accumulate (+=): call this before the first backward of a step.
+  void zero_gradients() { backend_->fill(gradients_.view(), T(0)); }
+
+  const std::vector<ParameterEntry>& entries() const noexcept { return entries_; }
+  const ParameterEntry& entry(Id id) const { return entries_[id]; }
+  Index size() const noexcept { return values_.view().size; }
+
+  /// The entries whose name starts with `prefix` ("" for all). Errors: config_error if there is none, or if
+  /// they do not lie together (a prefix must be a Scope's).
+  ParameterRange range(std::string_view prefix = "") const {
+    ParameterRange r;
+    bool found = false;
+    for (const ParameterEntry& e : entries_) {
+      if (!e.trained || !std::string_view(e.name).starts_with(prefix)) continue;
+      found = true;
+      ParameterRange::Run& run = e.expert_axis ? r.experts : r.shared;
+      if (run.size == 0) run.first = e.offset;
+      if (e.offset != run.first + run.size)
+        throw_config("moxie::Parameters::range: the entries of '", prefix,
+                     "' do not lie together: '", e.name, "' is apart; give the prefix of one Scope");
+      run.size += e.size();
+    }
+    if (!found) throw_config("moxie::Parameters::range: no trained entry starts with '", prefix, "'");
+    return r;
+  }
+
+ private:
+  void lay_out() {
+    Index trained = 0;
+    Index buffers = 0;
+    for (const bool experts : {false, true})
+      for (ParameterEntry& e : entries_) {
+        if (e.expert_axis != experts) continue;
+        Index& end = e.trained ? trained : buffers;
+        e.offset = end;
+        end += e.size();
+      }
+    values_ = Buffer<B, T>(*backend_, trained);
+    gradients_ = Buffer<B, T>(*backend_, trained);
+    buffers_ = Buffer<B, T>(*backend_, buffers);
+    initialized_ = true;
+  }
+  Vector<B> flat(const ParameterEntry& e) const { return (e.trained ? values_ : buffers_).view(); }
+  static Matrix<B> matrix(Vector<B> flat, const ParameterEntry& e) {
+    return {flat.data + e.offset, e.rows(), e.cols()};
+  }
+
+  B* backend_;
+  std::vector<ParameterEntry> entries_;
+  Buffer<B, T> values_, gradients_, buffers_;
+  std::uint64_t version_ = 0;
+  bool initialized_ = false;
+};
+
+/// A place inside a model's parameters: where a layer declares its own. `scope / "Moe"` is the place below.
+template <Backend B>
+struct Scope {
+  std::shared_ptr<Parameters<B>> parameters;
+  std::string prefix;
+
+  B& backend() const { return parameters->backend(); }
+  Scope operator/(std::string_view name) const {
+    return {parameters, prefix + std::string(name) + "/"};
+  }
+  typename Parameters<B>::Id add(std::string_view name, std::vector<Index> shape,
+                                 Initializer initializer) const {
+    return parameters->add(
+        {.name = prefix + std::string(name), .shape = std::move(shape), .initializer = initializer});
+  }
+  /// An entry whose first axis counts experts.
+  typename Parameters<B>::Id add_experts(std::string_view name, std::vector<Index> shape,
+                                         Initializer initializer, bool same_experts) const {
+    return parameters->add({.name = prefix + std::string(name),
+                            .shape = std::move(shape),
+                            .initializer = initializer,
+                            .expert_axis = true,
+                            .same_experts = same_experts});
+  }
+};
+
+/// The outermost scope of a new model.
+template <Backend B>
+Scope<B> root(B& backend) {
+  return {std::make_shared<Parameters<B>>(backend), ""};
+}
+
+}  // namespace moxie

@@ -1,0 +1,44 @@
+#pragma once
+
+#include "moxie/layer/concept.hpp"
+
+namespace moxie {
+
+/// Bytes that a tape of `layer` takes for passes of up to `rows` rows.
+template <Layer L>
+std::size_t tape_bytes(const L& layer, Index rows, Gradients gradients) {
+  Arena<typename L::BackendType> arena(gradients);
+  typename L::Tape tape;
+  layer.bind(arena, rows, tape);
+  return arena.peak();
+}
+
+/// A tape with its memory, for the outermost layer of a model. It keeps nothing of the layer but must not
+/// outlive its backend.
+template <Layer L>
+class OwnedTape {
+  using B = typename L::BackendType;
+
+ public:
+  /// Room for passes of up to `rows` rows, with at most the given gradients.
+  OwnedTape(const L& layer, Index rows, Gradients gradients)
+      : memory_(layer.parameters().backend(), tape_bytes(layer, rows, gradients)) {
+    Arena<B> arena(gradients, memory_.data(), memory_.bytes());
+    layer.bind(arena, rows, tape_);
+  }
+  operator typename L::Tape&() { return tape_; }  // NOLINT(google-explicit-constructor)
+  typename L::Tape* operator->() { return &tape_; }
+  typename L::Tape& operator*() { return tape_; }
+  std::size_t bytes() const noexcept { return memory_.bytes(); }
+
+ private:
+  Memory<B> memory_;
+  typename L::Tape tape_;
+};
+
+template <Layer L>
+OwnedTape<L> make_tape(const L& layer, Index rows, Gradients gradients = Gradients::all) {
+  return {layer, rows, gradients};
+}
+
+}  // namespace moxie

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "moxie/routing/tensors.hpp"
+
+namespace moxie {
+
+/// Called once per MoE layer, in order, with what its tape holds after a forward. Views lie in the backend's
+/// memory and are valid until the tape's next forward. Overload what is of interest.
+template <Backend B>
+class RoutingVisitor {
+ public:
+  RoutingVisitor() = default;
+  RoutingVisitor(const RoutingVisitor&) = delete;
+  RoutingVisitor& operator=(const RoutingVisitor&) = delete;
+  virtual ~RoutingVisitor() = default;
+
+  virtual void sparse(const SparseRouting<B>& /*routing*/) {}
+  /// Losses of the layer's regularizers in the last pass that asked for them, weighted; names beside them.
+  virtual void losses(std::span<const std::string_view> /*names*/, ConstVector<B> /*values*/) {}
+};
+
+}  // namespace moxie
