@@ -1,0 +1,1 @@
+// moxie_test_main needs one source that uses the precompiled header it offers to the test programs.
