@@ -8,11 +8,11 @@ macro(moxie_need target debian conan)
     list(APPEND moxie_missing "${ARGV3} (Debian: ${debian}, Conan: ${conan})")
   endif()
 endmacro()
-# Stops with one line if anything was missing. what: who needs it; option: how to do without
+# Stops with one line (the leading space keeps CMake from folding it) if anything was missing. what: who needs it; option: how to do without
 function(moxie_check_missing what option)
   if(moxie_missing)
     list(JOIN moxie_missing ", " text)
-    message(FATAL_ERROR "moxie: ${what} needs ${text}; or configure with -D${option}=OFF")
+    message(FATAL_ERROR " moxie: ${what} needs ${text}; or configure with -D${option}=OFF")
   endif()
 endfunction()
 

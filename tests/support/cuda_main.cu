@@ -1,4 +1,5 @@
-// doctest's main for programs that need a GPU: it lists its cases anywhere, and without a device ends with 77 (skipped).
+// doctest's main for programs that need a GPU: it lists its cases anywhere, and without a device
+// ends with 77 (skipped).
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>

@@ -1,6 +1,6 @@
 #pragma once
-// Precompiled for every test program. Library headers stay out: a change of one would rebuild them all, and a test
-// would no longer notice an include that it lacks.
+// Precompiled for every test program. Library headers stay out: a change of one would rebuild them
+// all, and a test would no longer notice an include that it lacks.
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,6 @@
 #pragma once
-// MOXIE_SKIP("reason"): leaves the test case; CTest then reports it as skipped. Use it before the first check.
+// MOXIE_SKIP("reason"): leaves the test case; CTest then reports it as skipped. Use it before the
+// first check.
 
 #include <cstdio>
 
