@@ -26,9 +26,10 @@ class CheckIncludes(unittest.TestCase):
     def test_accepts_includes_that_point_down(self):
         self.assertEqual([], errors_of({
             "core/view.hpp": "#include <vector>\n#define MOXIE_HD",
-            "core/eigen.hpp": "#include <Eigen/Core>",
+            "core/eigen.hpp": "#define EIGEN_NO_CUDA\n#include <Eigen/Core>",
             "backend/concept.hpp": '#include "moxie/core/view.hpp"',
-            "backend/cpu.hpp": '#include "moxie/ops/softmax.hpp"',
+            "backend/cpu.hpp": '#include "moxie/ops/softmax.hpp"\n#include "moxie/backend/cpu_impl.hpp"',
+            "backend/cpu_impl.hpp": '#include "moxie/backend/cpu.hpp"',
             "backend/cuda/leaf.hpp": "#include <cuda_runtime.h>\n#include <thrust/sort.h>",
             "ops/softmax.hpp": '#include "moxie/backend/concept.hpp"',
             "router/top_k.hpp": '#include "moxie/ops/softmax.hpp"\n#include "moxie/gate/linear.hpp"',
@@ -57,6 +58,7 @@ class CheckIncludes(unittest.TestCase):
         self.complains({"core/a.hpp": '#include "view.hpp"'}, "path from include/ on")
 
     def test_macros_and_guards(self):
+        self.complains({"core/a.hpp": "#define EIGEN_NO_CUDA"}, "EIGEN_NO_CUDA does not begin with MOXIE_")
         self.complains({"core/a.hpp": "#define HD"}, "HD does not begin with MOXIE_")
         with tempfile.TemporaryDirectory() as folder:
             pathlib.Path(folder, "moxie").mkdir()
