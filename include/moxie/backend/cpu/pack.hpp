@@ -1,0 +1,111 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "moxie/backend/cpu/simd.hpp"
+#include "moxie/core/view.hpp"
+
+namespace moxie::detail {
+
+/// A factor of a product: a stored matrix, read as it lies or transposed, whose stored rows may be picked by
+/// `index` and multiplied by `scale`.
+template <class T>
+struct Factor {
+  const T* data = nullptr;
+  Index stride = 0;
+  Op op = Op::none;
+  const std::int32_t* index = nullptr;
+  const T* scale = nullptr;
+
+  MOXIE_INLINE const T* row(Index i) const {
+    return data + (index != nullptr ? static_cast<Index>(index[i]) : i) * stride;
+  }
+  MOXIE_INLINE T factor(Index i) const { return scale != nullptr ? scale[i] : T(1); }
+};
+
+/// out[p * step + j] = stored row p0 + p, element j0 + j: a copy of `count` rows, zeros up to `step`.
+template <class T, class L>
+MOXIE_INLINE void pack_rows(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
+                            Index step, T* out) {
+  using V = Vec<T, L>;
+  constexpr Index width = lanes<T, L>;
+  for (Index p = 0; p < count; ++p, out += step) {
+    const T* from = f.row(p0 + p) + j0;
+    const T scale = f.factor(p0 + p);
+    const V factor = scale - V{};
+    Index j = 0;
+    for (; j + width <= cols; j += width) {
+      V v;
+      load(v, from + j);
+      v *= factor;
+      store(out + j, v);
+    }
+    for (; j < cols; ++j) out[j] = from[j] * scale;
+    for (; j < step; ++j) out[j] = T(0);
+  }
+}
+
+/// low, high = the two halves of a0 b0 a1 b1 ...
+template <class V, int... I>
+MOXIE_INLINE void interleave(const V& a, const V& b, V& low, V& high,
+                             std::integer_sequence<int, I...> /*lanes*/) {
+  constexpr int n = sizeof...(I);
+  low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * n)...);
+  high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * n + n / 2)...);
+}
+
+/// out[p * step + i] = from[i][p], a block of one vector squared, in registers.
+template <class T, class L>
+MOXIE_INLINE void transpose_block(const T* const* from, T* out, Index step) {
+  using V = Vec<T, L>;
+  constexpr int width = static_cast<int>(lanes<T, L>);
+  Array<V, width> v;
+  MOXIE_UNROLL
+  for (int i = 0; i < width; ++i) load(v[i], from[i]);
+  // Interleaving row i with row i + width / 2, log2(width) times, is a transposition.
+  MOXIE_UNROLL
+  for (int round = 1; round < width; round *= 2) {
+    Array<V, width> w;
+    MOXIE_UNROLL
+    for (int i = 0; i < width / 2; ++i) {
+      interleave(v[i], v[i + width / 2], w[2 * i], w[2 * i + 1],
+                 std::make_integer_sequence<int, width>{});
+    }
+    MOXIE_UNROLL
+    for (int i = 0; i < width; ++i) v[i] = w[i];
+  }
+  MOXIE_UNROLL
+  for (int i = 0; i < width; ++i) store(out + i * step, v[i]);
+}
+
+/// out[p * step + j] = stored row j0 + j, element p0 + p; zeros in columns up to `step`, a multiple of a
+/// vector.
+template <class T, class L>
+MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
+                                  Index step, T* out) {
+  constexpr Index width = lanes<T, L>;
+  const Array<T, width> zeros = {};
+  for (Index j = 0; j < step; j += width) {
+    Array<const T*, width> from;
+    Array<Index, width> advance;  // columns that do not exist read the same zeros again and again
+    for (Index i = 0; i < width; ++i) {
+      const bool exists = j + i < cols;
+      from[i] = exists ? f.row(j0 + j + i) + p0 : zeros;
+      advance[i] = exists ? 1 : 0;
+    }
+    Index p = 0;
+    for (; p + width <= count; p += width) {
+      transpose_block<T, L>(from, out + p * step + j, step);
+      for (Index i = 0; i < width; ++i) from[i] += width * advance[i];
+    }
+    for (; p < count; ++p) {
+      for (Index i = 0; i < width; ++i) {
+        out[p * step + j + i] = *from[i];
+        from[i] += advance[i];
+      }
+    }
+  }
+}
+
+}  // namespace moxie::detail

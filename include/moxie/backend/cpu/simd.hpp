@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <type_traits>
+
+#include "moxie/backend/cpu/level.hpp"
+
+/// Vectors of the compiler (GNU vector extensions). They never cross a function by value: how they would be
+/// passed depends on the instruction set of the caller.
+namespace moxie::detail {
+
+template <class T, int Bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(Bytes)));
+};
+template <class T, class L>
+using Vec = typename VectorOf<T, L::bytes>::type;
+/// Elements of a vector.
+template <class T, class L>
+inline constexpr Index lanes = L::bytes / static_cast<Index>(sizeof(T));
+
+/// A C array with a signed size: vectors and row pointers stay in registers only as plain arrays.
+template <class T, Index N>
+using Array = T[static_cast<std::size_t>(N)];
+
+template <class V, class T>
+MOXIE_INLINE void load(V& v, const T* p) {
+  std::memcpy(&v, p, sizeof v);
+}
+template <class V, class T>
+MOXIE_INLINE void store(T* p, const V& v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+}  // namespace moxie::detail

@@ -1,0 +1,63 @@
+#pragma once
+
+// Eigen's own CUDA support would mark its functions for the device; ours are for the host.
+#if defined(__CUDACC__) && !defined(EIGEN_NO_CUDA)
+#define EIGEN_NO_CUDA
+#endif
+#include <Eigen/Core>
+#include <type_traits>
+
+#include "moxie/core/view.hpp"
+
+/// Views as Eigen maps and back, without a copy. The only header that includes Eigen.
+namespace moxie {
+
+template <class T>
+using EigenMatrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T>
+using EigenVector = Eigen::Matrix<T, Eigen::Dynamic, 1>;
+
+namespace detail {
+/// Maps of read-only memory are maps of a const matrix.
+template <class T, class M>
+using SameConst = std::conditional_t<std::is_const_v<T>, const M, M>;
+}  // namespace detail
+
+template <class T>
+using EigenMatrixMap =
+    Eigen::Map<detail::SameConst<T, EigenMatrix<std::remove_const_t<T>>>, Eigen::Unaligned,
+               Eigen::OuterStride<>>;
+template <class T>
+using EigenVectorMap = Eigen::Map<detail::SameConst<T, EigenVector<std::remove_const_t<T>>>>;
+
+template <class T>
+EigenMatrixMap<T> as_eigen(MatrixView<T, HostSpace> v) {
+  return {v.data, v.rows, v.cols, Eigen::OuterStride<>(v.stride)};
+}
+template <class T>
+EigenVectorMap<T> as_eigen(VectorView<T, HostSpace> v) {
+  return {v.data, v.size};
+}
+
+/// What `as_view` accepts: a row-major matrix, map or block whose rows are contiguous, or a vector.
+template <class M>
+concept EigenRows =
+    requires(M& m) {
+      m.outerStride();
+      m.data();
+    } && M::InnerStrideAtCompileTime == 1 && (bool(M::IsVectorAtCompileTime) || bool(M::IsRowMajor));
+
+/// A view of an Eigen matrix; it must outlive the view.
+template <EigenRows M>
+  requires(!bool(M::IsVectorAtCompileTime))
+auto as_view(M& m) {
+  return MatrixView<std::remove_pointer_t<decltype(m.data())>>(m.data(), m.rows(), m.cols(),
+                                                              m.outerStride());
+}
+template <EigenRows M>
+  requires(bool(M::IsVectorAtCompileTime))
+auto as_view(M& m) {
+  return VectorView<std::remove_pointer_t<decltype(m.data())>>(m.data(), m.size());
+}
+
+}  // namespace moxie
