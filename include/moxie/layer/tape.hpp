@@ -15,7 +15,7 @@ std::size_t tape_bytes(const L& layer, Index rows, Gradients gradients) {
 
 /// A tape with its memory, for the outermost layer of a model. It keeps nothing of the layer but must not
 /// outlive its backend.
-template <Layer L>
+template <class L>  // a Layer; checked below, since a layer's own `make_tape` names this type while incomplete
 class OwnedTape {
   using B = typename L::BackendType;
 
@@ -23,6 +23,7 @@ class OwnedTape {
   /// Room for passes of up to `rows` rows, with at most the given gradients.
   OwnedTape(const L& layer, Index rows, Gradients gradients)
       : memory_(layer.parameters().backend(), tape_bytes(layer, rows, gradients)) {
+    static_assert(Layer<L>, "moxie: a tape is made for a Layer (layer/concept.hpp)");
     Arena<B> arena(gradients, memory_.data(), memory_.bytes());
     layer.bind(arena, rows, tape_);
   }

@@ -1,0 +1,93 @@
+#pragma once
+
+#include "moxie/core/error.hpp"
+#include "moxie/expert/concept.hpp"
+#include "moxie/ops/activation.hpp"
+#include "moxie/ops/expert_bias.hpp"
+
+namespace moxie {
+
+/// The two-layer perceptron of transformers: y = A(x W1 + b1) W2 + b2, one set of weights per expert.
+///
+/// Parameters: Mlp/Dense_0/{kernel [E, D, H], bias [E, H]}, Mlp/Dense_1/{kernel [E, H, O], bias [E, O]}. Kernels start
+/// Xavier uniform, biases N(0, 1e-12), as in V-MoE; there all experts start alike (`same_experts`), which routing
+/// then breaks; ours start apart.   Cost: 2 R H (D + O) multiply-adds forward, twice that backward.
+template <class A = Gelu>
+struct FeedForward {
+  Index hidden = 0;            ///< H
+  Index output = 0;            ///< O; 0 = the width of a token
+  bool same_experts = false;
+
+  template <Backend B>
+  struct State {
+    typename Parameters<B>::Id w1 = 0, b1 = 0, w2 = 0, b2 = 0;
+  };
+  template <Backend B>
+  struct Tape {
+    Matrix<B> pre;       // [R, H] x W1 + b1
+    Matrix<B> act;       // [R, H]
+    Matrix<B> d_hidden;  // [R, H]
+  };
+
+  Index output_width(Index width) const noexcept { return output > 0 ? output : width; }
+
+  /// @throws config_error unless hidden >= 1
+  template <Backend B>
+  void declare(const Scope<B>& scope, const ExpertShape& s, State<B>& state) const {
+    if (hidden < 1) throw_config("moxie::FeedForward: hidden is ", hidden, ", expected >= 1");
+    const Index out = output_width(s.width);
+    const Scope<B> one = scope / "Mlp" / "Dense_0";
+    const Scope<B> two = scope / "Mlp" / "Dense_1";
+    state.w1 = one.add_experts("kernel", {s.experts, s.width, hidden},
+                               Initializer::xavier_uniform(s.width, hidden), same_experts);
+    state.b1 = one.add_experts("bias", {s.experts, hidden}, Initializer::normal(1e-6), same_experts);
+    state.w2 = two.add_experts("kernel", {s.experts, hidden, out},
+                               Initializer::xavier_uniform(hidden, out), same_experts);
+    state.b2 = two.add_experts("bias", {s.experts, out}, Initializer::normal(1e-6), same_experts);
+  }
+  template <Backend B>
+  void bind(B&, Arena<B>& arena, const Parameters<B>&, const State<B>&, Index rows,
+            Tape<B>& tape) const {
+    using T = typename B::Scalar;
+    tape.pre = arena.template saved<T>(rows, hidden);
+    tape.act = arena.template saved_for_weights<T>(rows, hidden);
+    if (arena.wants_input()) tape.d_hidden = arena.template scratch<T>(rows, hidden);
+  }
+  template <Backend B>
+  void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in, Matrix<B> out,
+               Tape<B>& tape, const Pass<B>&) const {
+    const Matrix<B> pre = tape.pre.top(in.rows);
+    const Matrix<B> act = tape.act.top(in.rows);
+    b.grouped_gemm(in, Op::none, p.value(state.w1), pre);
+    bias_activation<A>(b, p.value(state.b1), in.offset, pre, act, true);
+    b.grouped_gemm(plain<B>(act, in), Op::none, p.value(state.w2), out);
+    add_bias(b, p.value(state.b2), in.offset, out);
+  }
+  template <Backend B>
+  void backward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
+                const Rows<B>& dy, Matrix<B> dx, Tape<B>& tape, Gradients gradients) const {
+    const Matrix<B> d = tape.d_hidden.top(in.rows);
+    const Rows<B> d_rows = plain<B>(d, in);
+    b.grouped_gemm(dy, Op::transpose, p.value(state.w2), d);
+    if (gradients == Gradients::all) {
+      b.grouped_gemm_weights(plain<B>(tape.act.top(in.rows), in), dy, p.gradient(state.w2));
+      expert_bias_backward(b, dy, p.gradient(state.b2));
+    }
+    activation_backward<A>(b, in.offset, ConstMatrix<B>(tape.pre.top(in.rows)), d);
+    if (gradients == Gradients::all) {
+      b.grouped_gemm_weights(in, d_rows, p.gradient(state.w1));
+      expert_bias_backward(b, d_rows, p.gradient(state.b1));
+    }
+    b.grouped_gemm(d_rows, Op::transpose, p.value(state.w1), dx);
+  }
+
+  friend constexpr bool operator==(const FeedForward&, const FeedForward&) = default;
+
+ private:
+  template <Backend B>
+  static Rows<B> plain(ConstMatrix<B> m, const Rows<B>& like) {
+    return {m, {}, {}, like.offset, like.rows};
+  }
+};
+
+}  // namespace moxie

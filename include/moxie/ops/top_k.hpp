@@ -1,0 +1,89 @@
+#pragma once
+
+#include "moxie/ops/accelerate.hpp"
+
+namespace moxie {
+
+namespace detail {
+template <Backend B>
+struct TopKRow {
+  ConstMatrix<B> scores;
+  ConstIntVector<B> mask;
+  IntMatrix<B> choice;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
+    std::int32_t* best = choice.row(r);
+    const Index k = choice.cols;
+    if (mask && mask[r] == 0) {
+      for (Index j = 0; j < k; ++j) best[j] = -1;
+      return;
+    }
+    const auto* score = scores.row(r);
+    // Insertion into a list of at most k: an equal score stays behind the lower index.
+    Index held = 0;
+    for (Index e = 0; e < scores.cols; ++e) {
+      const auto s = score[e];
+      if (held == k && !(s > score[best[k - 1]])) continue;
+      Index at = held < k ? held++ : k - 1;
+      for (; at > 0 && s > score[best[at - 1]]; --at) best[at] = best[at - 1];
+      best[at] = static_cast<std::int32_t>(e);
+    }
+  }
+};
+
+template <Backend B>
+struct RankRow {
+  ConstMatrix<B> scores;
+  ConstIntVector<B> mask;
+  Index rank;
+  IntMatrix<B> choice;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
+    Index last = -1;
+    for (Index step = 0; step <= rank; ++step) {
+      Index next = -1;
+      for (Index e = 0; e < scores.cols; ++e) {
+        const bool after = last < 0 || scores(r, e) < scores(r, last) ||
+                           (scores(r, e) == scores(r, last) && e > last);
+        if (after && (next < 0 || scores(r, e) > scores(r, next))) next = e;
+      }
+      last = next;
+    }
+    for (Index j = 0; j < choice.cols; ++j) choice(r, j) = -1;
+    if (!(mask && mask[r] == 0)) choice(r, 0) = static_cast<std::int32_t>(last);
+  }
+};
+}  // namespace detail
+
+/// choice[r, :] = columns of the K largest scores of row r, descending, ties to the lower column.
+/// scores: [R, E]; mask: [R] or empty, 0 gives a row of -1; choice: [R, K], K <= E. Always distinct columns, also
+/// for NaN, which ranks as if it never compared greater.   Cost: O(R E K).
+struct TopKRows {
+  template <Backend B>
+  void operator()(B& b, ConstMatrix<B> scores, ConstIntVector<B> mask, IntMatrix<B> choice) const {
+    detail::run_or_generic(*this, b, scores, mask, choice);
+  }
+  template <Backend B>
+  static void generic(B& b, ConstMatrix<B> scores, ConstIntVector<B> mask, IntMatrix<B> choice) {
+    b.for_each(scores.rows, detail::TopKRow<B>{scores, mask, choice});
+  }
+};
+inline constexpr TopKRows top_k_rows{};
+
+/// choice[r, 0] = the column of the given rank (0 = largest) of row r, ties as in top_k_rows; the other columns
+/// of choice become -1.   Cost: O(R E rank).
+struct RankRows {
+  template <Backend B>
+  void operator()(B& b, ConstMatrix<B> scores, ConstIntVector<B> mask, Index rank,
+                  IntMatrix<B> choice) const {
+    detail::run_or_generic(*this, b, scores, mask, rank, choice);
+  }
+  template <Backend B>
+  static void generic(B& b, ConstMatrix<B> scores, ConstIntVector<B> mask, Index rank,
+                      IntMatrix<B> choice) {
+    b.for_each(scores.rows, detail::RankRow<B>{scores, mask, rank, choice});
+  }
+};
+inline constexpr RankRows rank_rows{};
+
+}  // namespace moxie

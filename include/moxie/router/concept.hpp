@@ -1,0 +1,56 @@
+#pragma once
+
+#include <concepts>
+
+#include "moxie/routing/tensors.hpp"
+
+/// A Router turns logits into routing tensors. It is a value of hyper-parameters and owns no parameters.
+///
+/// Members:
+///   template <Backend B> using Routing = SparseRouting<B>;
+///   Index choices(Index experts) const;           the factor in the capacity formula: K; 1 for expert choice
+///   Index assignments(const RoutingShape&) const; the most (token, expert) pairs there can be
+///   void route(B&, const Context<B>&, Routing<B>&) const;
+///   void route_backward(B&, const Context<B>&, const Routing<B>&, RoutingGradients<Routing<B>>&) const;
+///                                                 turns d(weight), d(probs) into d(logits), which it adds to
+/// Optional:
+///   score, select, weigh(B&, const Context<B>&, Routing<B>&) const;   the three parts of `route`; a router that
+///       has them also accepts choices from outside (Pass::routes)
+///   bool noisy() const;                           training may rank by other logits than the losses see
+///   void check(Index experts) const;              throws config_error if the hyper-parameters make no sense
+///   WithGate, WithDispatcher, WithNoise           adaptors that wrap a router
+///
+/// Laws (testing/laws.hpp): the experts of a token are distinct; weights are >= 0; ties go to the lower index; the
+/// result depends on (logits, seed, step) only: not on the number of threads, nor on the neighbours in the batch
+/// unless the rule itself is global; masked tokens get no expert.
+namespace moxie {
+
+namespace detail {
+template <class R, class B>
+concept HasRoute =
+    requires(const R& r, B& b, const Context<B>& ctx, RoutingOf<R, B>& out) { r.route(b, ctx, out); };
+template <class R, class B>
+concept HasRouteBackward =
+    requires(const R& r, B& b, const Context<B>& ctx, const RoutingOf<R, B>& in,
+             RoutingGradients<RoutingOf<R, B>>& g) { r.route_backward(b, ctx, in, g); };
+template <class R>
+concept HasRouterSizes = requires(const R& r, Index experts, const RoutingShape& shape) {
+  { r.choices(experts) } -> std::convertible_to<Index>;
+  { r.assignments(shape) } -> std::convertible_to<Index>;
+};
+}  // namespace detail
+
+template <class R, class B>
+concept Router = Backend<B> && detail::HasRouterSizes<R> && detail::HasRoute<R, B> &&
+                 detail::HasRouteBackward<R, B>;
+
+/// A router made of its three parts: it can weigh choices that come from outside.
+template <class R, class B>
+concept ComposedRouter =
+    Router<R, B> && requires(const R& r, B& b, const Context<B>& ctx, RoutingOf<R, B>& out) {
+      r.score(b, ctx, out);
+      r.select(b, ctx, out);
+      r.weigh(b, ctx, out);
+    };
+
+}  // namespace moxie

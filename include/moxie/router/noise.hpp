@@ -1,0 +1,74 @@
+#pragma once
+
+#include "moxie/core/error.hpp"
+#include "moxie/router/concept.hpp"
+
+namespace moxie {
+
+namespace detail {
+template <Backend B>
+struct AddNormal {
+  ConstMatrix<B> in;
+  Matrix<B> out;
+  Random random;
+  Index first_token;  // of the whole batch, however it is split over passes
+  double std_dev;
+
+  MOXIE_HD void operator()(Index t, Index e) const {
+    const double z = random.normal(static_cast<std::uint64_t>(first_token + t),
+                                   static_cast<std::uint64_t>(e));
+    out(t, e) = in(t, e) + static_cast<typename B::Scalar>(std_dev * z);
+  }
+};
+}  // namespace detail
+
+/// Adds N(0, (std / E)^2) to every logit in training, a fresh draw for each step; none in evaluation.
+/// The division by E is V-MoE's; `per_expert = false` leaves it out, as Soft MoE does.
+struct GaussianNoise {
+  double std = 1.0;
+  bool per_expert = true;
+
+  double scale(Index experts) const {
+    if (!(std >= 0)) throw_config("moxie::GaussianNoise: std is ", std, ", expected >= 0");
+    return per_expert ? std / static_cast<double>(experts) : std;
+  }
+  /// out = in + noise; returns the noise's standard deviation.
+  template <Backend B>
+  double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
+    const double s = scale(in.cols);
+    b.for_each(in.rows, in.cols,
+               detail::AddNormal<B>{in, out, ctx.random("router noise"), ctx.first_token, s});
+    return s;
+  }
+
+  friend constexpr bool operator==(const GaussianNoise&, const GaussianNoise&) = default;
+};
+
+/// A router whose selection and combine weights see noisy logits in training, while the losses also have the
+/// clean ones. The noise is a constant: gradients pass to the clean logits unchanged.
+template <class Noise, class R>
+struct WithNoise : R {
+  Noise noise{};
+
+  WithNoise() = default;
+  constexpr WithNoise(Noise added, R base) : R(base), noise(added) {}
+
+  bool noisy() const { return true; }
+  template <Backend B>
+  void score(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
+    if (r.noisy()) r.noise_std = noise.add(b, ctx, ConstMatrix<B>(r.logits), r.noisy_logits);
+    R::score(b, ctx, r);
+  }
+  template <Backend B>
+  void route(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
+    score(b, ctx, r);
+    R::select(b, ctx, r);
+    R::weigh(b, ctx, r);
+  }
+
+  friend constexpr bool operator==(const WithNoise&, const WithNoise&) = default;
+};
+template <class Noise, class R>
+WithNoise(Noise, R) -> WithNoise<Noise, R>;
+
+}  // namespace moxie
