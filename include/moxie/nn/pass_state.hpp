@@ -1,0 +1,57 @@
+#pragma once
+
+#include "moxie/layer/concept.hpp"
+
+namespace moxie::detail {
+
+/// What the tape of every layer here notes of its last forward, with the checks that come before
+/// anything is written.
+template <Backend B>
+struct PassState {
+  ConstMatrix<B> x{};                     ///< of the last forward: a view of the caller's memory
+  Index bound = 0;                        ///< rows the tape was made for
+  Gradients limit = Gradients::none;      ///< what the tape was made for
+  Gradients gradients = Gradients::none;  ///< what its last forward promised: at most `limit`
+
+  void bind(const Arena<B>& arena, Index rows) {
+    *this = {};
+    bound = rows;
+    limit = arena.gradients();
+  }
+  void begin_forward(const char* who, ConstMatrix<B> input, Matrix<B> y, Index in, Index out,
+                     const Pass<B>& pass) {
+    check_forward<B>(who, input, y, in, out, bound);
+    x = input;
+    gradients = pass.gradients < limit ? pass.gradients : limit;
+  }
+  void begin_backward(const char* who, ConstMatrix<B> dy, Matrix<B> dx, Index in, Index out) const {
+    if (gradients == Gradients::none)
+      throw_config(who, "::backward: there was no forward on this tape, or one without gradients (",
+                   limit == Gradients::none ? "Gradients::none in make_tape" : "Pass::gradients",
+                   ")");
+    check_backward<B>(who, dy, dx, x.rows, in, out);
+  }
+  Index rows() const { return x.rows; }
+  bool wants_weights() const { return gradients == Gradients::all; }
+};
+
+/// Rows that each hold the tokens of one image, as one row per token: [images, tokens * width] as
+/// [images * tokens, width].
+/// @throws shape_error unless the rows lie one right after the other
+template <class T, class Space>
+MatrixView<T, Space> token_rows(const char* who, const char* name, MatrixView<T, Space> images,
+                                Index tokens) {
+  if (images.rows > 1 && images.stride != images.cols)
+    throw_shape(
+        who, ": ", name, " has a stride of ", images.stride, " for ", images.cols,
+        " columns, expected rows without gaps: their tokens are read as rows of one matrix");
+  const Index width = images.cols / tokens;
+  return {images.data, images.rows * tokens, width};
+}
+
+/// @throws config_error unless value >= 1
+inline void require_positive(const char* who, const char* name, Index value) {
+  if (value < 1) throw_config(who, ": ", name, " is ", value, ", expected >= 1");
+}
+
+}  // namespace moxie::detail

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "moxie/core/strip.hpp"
+
+namespace moxie::detail {
+
+/// to[j] = value(j) for j < n. A strip of values is complete before the first of it is stored, so
+/// that the compiler need not know whether `to` overlaps what `value` reads; `to` may be what
+/// `value(j)` reads at j.
+template <class T, class F>
+MOXIE_HD MOXIE_INLINE void row_map(Index n, T* to, const F& value) {
+  Index j = 0;
+  for (; j + strip <= n; j += strip) {
+    T part[strip];
+    for (Index s = 0; s < strip; ++s) part[s] = value(j + s);
+    for (Index s = 0; s < strip; ++s) to[j + s] = part[s];
+  }
+  for (; j < n; ++j) to[j] = value(j);
+}
+
+/// Rows of `cols` elements that one task of an element-wise pass takes: enough work to be worth a
+/// task, and single rows where a row is a whole image.
+constexpr Index row_grain(Index cols) {
+  constexpr Index elements = 8192;
+  return cols < elements && cols > 0 ? elements / cols : 1;
+}
+
+}  // namespace moxie::detail
