@@ -24,9 +24,9 @@ struct BatchOptions {
 
 /// Memory of the caller for one batch. A span may be empty: that part is not written.
 struct BatchBuffers {
-  std::span<float> images;         ///< [rows, row_values]: a row is height, width, channel
-  std::span<float> targets;        ///< [rows, classes]: smoothed and mixed in training
-  std::span<std::int32_t> labels;  ///< [rows]: of the image itself, whatever was mixed into it
+  std::span<float> images{};         ///< [rows, row_values]: a row is height, width, channel
+  std::span<float> targets{};        ///< [rows, classes]: smoothed and mixed in training
+  std::span<std::int32_t> labels{};  ///< [rows]: of the image itself, whatever was mixed into it
 };
 
 /// Cuts an image set into batches of model inputs. Every value is a pure function of the options

@@ -124,7 +124,7 @@ Compression compression_of(ByteView bytes) {
 }
 
 std::size_t expansion_limit(std::size_t compressed) {
-  constexpr std::size_t always = std::size_t{256} << 20U;
+  constexpr std::size_t always = std::size_t{64} << 20U;
   constexpr std::size_t factor = 200;
   return always + factor * compressed;
 }

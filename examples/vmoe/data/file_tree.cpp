@@ -144,7 +144,8 @@ void FileTree::list_directory() { DirectoryLister(files_, folders_).list(root_, 
 void FileTree::read_archive(ByteView bytes, bool zip) {
   const ArchiveReader reader = make_archive_reader();
   if (zip) {
-    archive_read_support_format_zip(reader.get());
+    // By the directory at the end only: read as a stream, a file without its end would pass.
+    archive_read_support_format_zip_seekable(reader.get());
   } else {
     archive_read_support_format_tar(reader.get());
   }
@@ -182,7 +183,7 @@ void FileTree::read_archive(ByteView bytes, bool zip) {
   }
   if (!zip && !has_tar_end(bytes)) {
     moxie::throw_io("vmoe::load_dataset: ", root_.string(), ": truncated or corrupt archive, ",
-                    bytes.size(), " bytes of tar came without the blocks of zeros that end one");
+                    bytes.size(), " bytes of tar came, expected two blocks of zeros at their end");
   }
 }
 
