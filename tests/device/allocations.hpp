@@ -1,0 +1,8 @@
+#pragma once
+
+namespace moxie::test {
+
+/// How often this program has called operator new: allocations.cpp replaces it.
+int allocations();
+
+}  // namespace moxie::test
