@@ -70,6 +70,7 @@ Bytes cifar(const std::vector<std::vector<std::uint8_t>>& labels, std::uint8_t f
 /// Equals every text that contains `part`; doctest's own does not compare with std::string
 /// everywhere.
 struct Containing {
+  explicit Containing(std::string text) : part(std::move(text)) {}
   std::string part;
 
   friend bool operator==(const std::string& text, const Containing& wanted) {
