@@ -120,7 +120,9 @@ static_assert(GroupedLeaf<GroupedCounter, DeviceBackend<double, GroupedCounter> 
 TEST_CASE("DeviceBackend uses the grouped products of its leaf where it has them") {
   using B = DeviceBackend<double, GroupedCounter>;
   B backend{GroupedCounter{}};
-  const Rows<B> rows{};
+  const std::int32_t nobody = 0;
+  Rows<B> rows{};
+  rows.offset = {&nobody, 1};
   backend.grouped_gemm(rows, Op::none, {}, {});
   CHECK(backend.leaf().products == 1);
   CHECK(backend.leaf().weights == 0);

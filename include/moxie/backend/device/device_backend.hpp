@@ -9,98 +9,13 @@
 #include <utility>
 
 #include "moxie/backend/concept.hpp"
+#include "moxie/backend/device/functors.hpp"
 #include "moxie/backend/device/leaf.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/core/view.hpp"
 
 namespace moxie {
-
-namespace detail::device {
-
-template <class F>
-struct ByRowAndColumn {
-  F f;
-  Index cols;
-  MOXIE_HD void operator()(Index i) const { f(i / cols, i % cols); }
-};
-
-template <class T>
-struct Fill {
-  T* data;
-  T value;
-  MOXIE_HD void operator()(Index i) const { data[i] = value; }
-};
-
-template <class T, class F>
-struct SumChunk {
-  F f;
-  T* sums;  // [chunks, cols]
-  Index rows;
-  Index cols;
-  MOXIE_HD void operator()(Index chunk, Index c) const {
-    const Index first = chunk * sum_chunk;
-    const Index last = rows - first < sum_chunk ? rows : first + sum_chunk;
-    T sum = 0;
-    for (Index r = first; r < last; ++r) sum += f(r, c);
-    sums[chunk * cols + c] = sum;
-  }
-};
-
-template <class T>
-struct AddChunks {
-  const T* sums;  // [chunks, cols]
-  T* out;
-  Index chunks;
-  Index cols;
-  MOXIE_HD void operator()(Index c) const {
-    T sum = 0;
-    for (Index chunk = 0; chunk < chunks; ++chunk) sum += sums[chunk * cols + c];
-    out[c] += sum;
-  }
-};
-
-/// One element of out. Only the device knows which expert owns the row, and whether any does.
-template <class B>
-struct GroupedProduct {
-  Rows<B> rows;
-  ConstMatrix<B> w;
-  Matrix<B> out;
-  bool transposed;
-  MOXIE_HD void operator()(Index r, Index c) const {
-    const Index expert = expert_of_row(rows.offset.data, rows.experts(), r);
-    if (expert < 0) return;
-    const Index inner = rows.x.cols;
-    typename B::Scalar sum = 0;
-    if (transposed) {
-      const auto* column = w.row(expert * out.cols + c);
-      for (Index k = 0; k < inner; ++k) sum += rows(r, k) * column[k];
-    } else {
-      for (Index k = 0; k < inner; ++k) sum += rows(r, k) * w(expert * inner + k, c);
-    }
-    out(r, c) = sum;
-  }
-};
-
-/// One element of dw, whose rows [expert * K, expert * K + K) belong to an expert.
-template <class B>
-struct GroupedWeights {
-  Rows<B> rows;
-  Rows<B> dy;
-  Matrix<B> dw;
-  MOXIE_HD void operator()(Index i, Index c) const {
-    const Index expert = i / rows.x.cols;
-    const Index k = i % rows.x.cols;
-    const Index first = rows.offset[expert];
-    const Index last = rows.offset[expert + 1];
-    if (first == last) return;
-    typename B::Scalar sum = 0;
-    for (Index r = first; r < last; ++r) sum += rows(r, k) * dy(r, c);
-    dw(i, c) += sum;
-  }
-};
-
-}  // namespace detail::device
 
 /// The primitives of `Backend` on any device, over the few operations of a `Leaf`.
 ///
@@ -153,6 +68,10 @@ class DeviceBackend {
   template <class F>
   void column_sums(Index rows, Index cols, F f, Vector<DeviceBackend> out,
                    Scratch<DeviceBackend> scratch) {
+    if (out.size != cols) {
+      throw_shape("moxie::DeviceBackend::column_sums: out has ", out.size, " elements, expected ",
+                  cols);
+    }
     require_scratch("column_sums", scratch, column_sums_bytes(rows, cols));
     T* sums = reinterpret_cast<T*>(scratch.data);
     for_each(chunks(rows), cols, detail::device::SumChunk<T, F>{f, sums, rows, cols});
@@ -161,6 +80,7 @@ class DeviceBackend {
 
   void gemm(Op op_a, Op op_b, T alpha, ConstMatrix<DeviceBackend> a, ConstMatrix<DeviceBackend> b,
             T beta, Matrix<DeviceBackend> c) {
+    require_product("gemm", op_a, op_b, a, b, c);
     products(op_a, op_b, alpha, a, 0, b, 0, beta, c, 0, 1);
   }
 
@@ -170,6 +90,12 @@ class DeviceBackend {
                     ConstBatched<DeviceBackend> b, T beta, Batched<DeviceBackend> c) {
     const Index images = c.images;
     const Index heads = c.heads;
+    require_product("batched_gemm", op_a, op_b, a.first, b.first, c.first);
+    if (a.images != images || b.images != images || a.heads != heads || b.heads != heads) {
+      throw_shape("moxie::DeviceBackend::batched_gemm: a, b, c have ", a.images, ", ", b.images,
+                  ", ", images, " images of ", a.heads, ", ", b.heads, ", ", heads,
+                  " heads, expected the same");
+    }
     const auto even = [heads](const auto& x) { return x.image_stride == heads * x.head_stride; };
     if (even(a) && even(b) && even(c)) {
       products(op_a, op_b, alpha, a.first, a.head_stride, b.first, b.head_stride, beta, c.first,
@@ -189,6 +115,18 @@ class DeviceBackend {
 
   void grouped_gemm(const Rows<DeviceBackend>& rows, Op op, ConstMatrix<DeviceBackend> w,
                     Matrix<DeviceBackend> out) {
+    const Index experts = rows.experts();
+    const Index inner = rows.x.cols;
+    if (w.cols != (op == Op::none ? out.cols : inner) ||
+        w.rows != experts * (op == Op::none ? inner : out.cols)) {
+      throw_shape("moxie::DeviceBackend::grouped_gemm: rows are ", inner, " wide, out ", out.cols,
+                  ", and w is [", w.rows, " x ", w.cols, "] for ", experts, " experts, op ",
+                  op == Op::none ? "none" : "transpose");
+    }
+    if (out.rows < rows.rows) {
+      throw_shape("moxie::DeviceBackend::grouped_gemm: out has ", out.rows,
+                  " rows, expected at least ", rows.rows, " (rows.rows)");
+    }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
       leaf_.grouped_gemm(rows, op, w, out);
     } else {
@@ -196,9 +134,15 @@ class DeviceBackend {
                detail::device::GroupedProduct<DeviceBackend>{rows, w, out, op == Op::transpose});
     }
   }
-  /// The ranges of rows are those of `rows.offset`; `dy.offset` is not read.
+  /// The ranges are those of `rows.offset`; those of `dy.offset` are the same, and are not read.
   void grouped_gemm_weights(const Rows<DeviceBackend>& rows, const Rows<DeviceBackend>& dy,
                             Matrix<DeviceBackend> dw) {
+    const Index experts = rows.experts();
+    if (dy.experts() != experts || dw.rows != experts * rows.x.cols || dw.cols != dy.x.cols) {
+      throw_shape("moxie::DeviceBackend::grouped_gemm_weights: rows are ", rows.x.cols,
+                  " wide for ", experts, " experts, dy ", dy.x.cols, " wide for ", dy.experts(),
+                  ", and dw is [", dw.rows, " x ", dw.cols, "]");
+    }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
       leaf_.grouped_gemm_weights(rows, dy, dw);
     } else {
@@ -209,6 +153,10 @@ class DeviceBackend {
   std::size_t sort_pairs_bytes(Index n) const { return leaf_.sort_pairs_bytes(n); }
   void sort_pairs(IntVector<DeviceBackend> keys, IntVector<DeviceBackend> values, int bits,
                   Scratch<DeviceBackend> scratch) {
+    if (values.size != keys.size || bits < 0 || bits > 31) {
+      throw_shape("moxie::DeviceBackend::sort_pairs: ", keys.size, " keys of ", bits, " bits and ",
+                  values.size, " values, expected as many of both and at most 31 bits");
+    }
     require_scratch("sort_pairs", scratch, sort_pairs_bytes(keys.size));
     leaf_.sort_pairs(keys.data, values.data, keys.size, bits, scratch.data);
   }
@@ -216,6 +164,10 @@ class DeviceBackend {
   std::size_t exclusive_scan_bytes(Index n) const { return leaf_.exclusive_scan_bytes(n); }
   void exclusive_scan(ConstIntVector<DeviceBackend> in, IntVector<DeviceBackend> out,
                       Scratch<DeviceBackend> scratch) {
+    if (in.size != out.size) {
+      throw_shape("moxie::DeviceBackend::exclusive_scan: in has ", in.size, " elements, out ",
+                  out.size, ", expected the same");
+    }
     require_scratch("exclusive_scan", scratch, exclusive_scan_bytes(in.size));
     leaf_.exclusive_scan(in.data, out.data, in.size, scratch.data);
   }
@@ -227,6 +179,20 @@ class DeviceBackend {
     if (static_cast<std::size_t>(scratch.size) < bytes) {
       throw_shape("moxie::DeviceBackend::", who, ": scratch has ", scratch.size,
                   " bytes, expected at least ", bytes, " (", who, "_bytes)");
+    }
+  }
+
+  static void require_product(const char* who, Op op_a, Op op_b,
+                              const ConstMatrix<DeviceBackend>& a,
+                              const ConstMatrix<DeviceBackend>& b,
+                              const ConstMatrix<DeviceBackend>& c) {
+    const Index rows = op_a == Op::none ? a.rows : a.cols;
+    const Index inner = op_a == Op::none ? a.cols : a.rows;
+    const Index inner_b = op_b == Op::none ? b.rows : b.cols;
+    const Index cols = op_b == Op::none ? b.cols : b.rows;
+    if (inner != inner_b || c.rows != rows || c.cols != cols) {
+      throw_shape("moxie::DeviceBackend::", who, ": op(a) is [", rows, " x ", inner,
+                  "], op(b) is [", inner_b, " x ", cols, "], c is [", c.rows, " x ", c.cols, "]");
     }
   }
 
