@@ -16,13 +16,13 @@ using vmoe::Dataset;
 
 namespace {
 
-/// `<class>/NN.png` without splits: 20 cats with values 0 to 19, 10 dogs with 100 to 109.
+/// `<class>/NNN.png` without splits: 20 cats with values 0 to 19, 10 dogs with 100 to 109.
 void write_unsplit(const std::filesystem::path& root) {
   fixtures::Files files;
   for (int i = 0; i < 30; ++i) {
     const int number = i < 20 ? i : i - 20;
     const auto value = static_cast<std::uint8_t>(i < 20 ? number : 100 + number);
-    const std::string digits = (number < 10 ? "0" : "") + std::to_string(number);
+    const std::string digits = std::to_string(100 + number);  // of one length: sorted by number
     files.emplace_back((i < 20 ? "cat/" : "dog/") + digits + ".png",
                        fixtures::png(fixtures::flat(2, 2, 1, value)));
   }
