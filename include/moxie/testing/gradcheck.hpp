@@ -1,0 +1,422 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <limits>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "moxie/core/memory.hpp"
+#include "moxie/layer/tape.hpp"
+#include "moxie/routing/record.hpp"
+
+/// Proves the gradients of a layer, and the laws of layer/concept.hpp, in double precision. For
+/// your own layers too.
+namespace moxie::testing {
+
+template <Backend B>
+struct GradientOptions {
+  Pass<B> pass{};           ///< what every pass is told; its `gradients` are set here
+  double step = 1e-5;       ///< of the central differences
+  double tolerance = 1e-6;  ///< of |analytic - numeric| / max(1, |analytic|, |numeric|)
+  std::uint64_t seed = 1;  ///< of inputs, weights of the loss, shifts of the parameters and samples
+  /// Standard deviation of a shift of every parameter while the check runs: a kernel that starts at
+  /// 0 would hide what lies behind it.
+  double shift = 0.3;
+  Index most_inputs = 4096;    ///< above, a sample of so many input elements is checked
+  Index most_per_entry = 256;  ///< above, a sample of so many elements of a parameter
+  Index row_multiple =
+      1;                ///< rows must be a multiple of it (tokens of an image, tokens of a group)
+  bool strided = true;  ///< false for a layer that refuses rows with gaps between them
+  /// Allocations of the program so far, if it counts them: forward and backward must make none.
+  std::size_t (*allocations)() = nullptr;
+};
+
+/// What check_gradients found.
+struct GradientReport {
+  bool passed = true;
+  double worst = 0;     ///< largest relative error of a gradient
+  std::string where;    ///< of it: "x[3, 1]" or "Dense_0/kernel[17]"
+  std::string message;  ///< every broken law and the worst gradient, one a line
+
+  explicit operator bool() const { return passed; }
+};
+
+namespace detail {
+
+template <Backend B>
+class LossSum final : public RoutingVisitor<B> {
+ public:
+  explicit LossSum(B& backend) : backend_(backend) {}
+  void losses(std::span<const std::string_view>, ConstVector<B> values) override {
+    std::vector<double> host(static_cast<std::size_t>(values.size));
+    backend_.copy_to_host(host.data(), values.data, host.size() * sizeof(double));
+    for (const double v : host) sum += v;
+  }
+  double sum = 0;
+
+ private:
+  B& backend_;
+};
+
+/// Rows of a matrix in the backend's memory, `gap` elements apart, which hold a number no layer
+/// should touch.
+template <Backend B>
+class PaddedRows {
+ public:
+  PaddedRows(B& backend, Index rows, Index cols, Index gap)
+      : backend_(backend),
+        rows_(rows),
+        cols_(cols),
+        stride_(cols + gap),
+        memory_(backend, rows * (cols + gap)) {
+    set(std::vector<double>(static_cast<std::size_t>(rows * cols), untouched));
+  }
+  Matrix<B> view() const { return {memory_.view().data, rows_, cols_, stride_}; }
+  void set(const std::vector<double>& values) {
+    std::vector<double> host(static_cast<std::size_t>(rows_ * stride_), untouched);
+    for (Index i = 0; i < rows_ * cols_; ++i)
+      host[static_cast<std::size_t>(i / cols_ * stride_ + i % cols_)] =
+          values[static_cast<std::size_t>(i)];
+    backend_.copy_from_host(memory_.view().data, host.data(), host.size() * sizeof(double));
+  }
+  std::vector<double> get() const {
+    const std::vector<double> host = all();
+    std::vector<double> values;
+    for (Index i = 0; i < rows_ * cols_; ++i)
+      values.push_back(host[static_cast<std::size_t>(i / cols_ * stride_ + i % cols_)]);
+    return values;
+  }
+  bool gaps_untouched() const {
+    const std::vector<double> host = all();
+    for (Index i = 0; i < rows_ * stride_; ++i)
+      if (i % stride_ >= cols_ && host[static_cast<std::size_t>(i)] != untouched) return false;
+    return true;
+  }
+  void put(Index i, double value) {
+    backend_.copy_from_host(memory_.view().data + i / cols_ * stride_ + i % cols_, &value,
+                            sizeof(double));
+  }
+
+  static constexpr double untouched =
+      1.2345e300;  // finite, so that a sum over it is seen in a result
+
+ private:
+  std::vector<double> all() const {
+    std::vector<double> host(static_cast<std::size_t>(rows_ * stride_));
+    backend_.copy_to_host(host.data(), memory_.view().data, host.size() * sizeof(double));
+    return host;
+  }
+  B& backend_;
+  Index rows_, cols_, stride_;
+  Buffer<B, double> memory_;
+};
+
+template <Layer L>
+class GradientChecker {
+  using B = typename L::BackendType;
+  static_assert(std::same_as<typename B::Scalar, double>,
+                "moxie::testing::check_gradients: central differences need a backend of double");
+
+ public:
+  struct Outcome {
+    std::vector<double> y, dx, gradients;
+  };
+
+  GradientChecker(const L& layer, Index rows, const GradientOptions<B>& options)
+      : layer_(layer),
+        parameters_(layer.parameters()),
+        backend_(parameters_.backend()),
+        rows_(rows),
+        options_(options),
+        x_(normals("x", rows * layer.input_width())),
+        w_(normals("w", rows * layer.output_width())),
+        values_(host(parameters_.values())) {}
+
+  GradientReport run() {
+    const std::vector<double> original = values_;
+    if (options_.shift > 0) {
+      const std::vector<double> by = normals("shift", parameters_.size());
+      for (std::size_t i = 0; i < by.size(); ++i) values_[i] += options_.shift * by[i];
+      set_values(values_);
+    }
+    {
+      OwnedTape<L> tape = make_tape(layer_, rows_);
+      const Outcome full = pass(tape, rows_, Gradients::all, true);
+      laws(tape, full);
+      gradients(tape, full);
+    }
+    set_values(original);
+    parameters_.zero_gradients();
+    backend_.synchronize();
+    if (report_.worst > options_.tolerance)
+      fail(moxie::detail::message("the gradient of ", report_.where, " is off by ", report_.worst,
+                                  " (analytic ", analytic_, ", numeric ", numeric_, ")"));
+    return report_;
+  }
+
+ private:
+  // --- central differences
+
+  void gradients(typename L::Tape& tape, const Outcome& full) {
+    PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+    PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+    x.set(x_);
+    const auto loss = [&] { return value(x, y, tape); };
+    const Index cols = layer_.input_width();
+    for (const Index i : sample("inputs", rows_ * cols, options_.most_inputs)) {
+      const double old = x_[static_cast<std::size_t>(i)];
+      compare(
+          full.dx[static_cast<std::size_t>(i)], [&](double by) { x.put(i, old + by); }, loss,
+          [&] { return moxie::detail::message("x[", i / cols, ", ", i % cols, "]"); });
+    }
+    for (const ParameterEntry& e : parameters_.entries()) {
+      if (!e.trained) continue;
+      for (const Index i : sample(e.name.c_str(), e.size(), options_.most_per_entry)) {
+        const Index at = e.offset + i;
+        const double old = values_[static_cast<std::size_t>(at)];
+        const auto put = [&](double by) {
+          const double v = old + by;
+          backend_.copy_from_host(parameters_.edit().data + at, &v, sizeof(double));
+        };
+        compare(full.gradients[static_cast<std::size_t>(at)], put, loss,
+                [&] { return moxie::detail::message(e.name, "[", i, "]"); });
+      }
+    }
+  }
+  template <class Put, class Loss, class Name>
+  void compare(double analytic, const Put& put, const Loss& loss, const Name& name) {
+    put(options_.step);
+    const double up = loss();
+    put(-options_.step);
+    const double down = loss();
+    put(0);
+    const double numeric = (up - down) / (2 * options_.step);
+    const double size = (std::fmax)(1.0, (std::fmax)(std::fabs(analytic), std::fabs(numeric)));
+    double error = std::fabs(analytic - numeric) / size;
+    if (std::isnan(error)) error = std::numeric_limits<double>::infinity();
+    if (error <= report_.worst) return;
+    report_.worst = error;
+    report_.where = name();
+    analytic_ = analytic;
+    numeric_ = numeric;
+  }
+  double value(const PaddedRows<B>& x, const PaddedRows<B>& y, typename L::Tape& tape) const {
+    layer_.forward(x.view(), y.view(), tape, told(Gradients::none));
+    const std::vector<double> out = y.get();
+    double sum = 0;
+    for (std::size_t i = 0; i < out.size(); ++i) sum += w_[i] * out[i];
+    LossSum<B> losses(backend_);
+    if constexpr (requires { layer_.visit_routing(tape, losses); })
+      layer_.visit_routing(tape, losses);
+    return sum + losses.sum;
+  }
+
+  // --- laws
+
+  void laws(typename L::Tape& tape, const Outcome& full) {
+    {
+      const Outcome again = pass(tape, rows_, Gradients::all, true);
+      expect(again.y == full.y && again.dx == full.dx && again.gradients == full.gradients,
+             "a second pass on the same tape gives other bits");
+    }
+    {
+      const Outcome more = pass(tape, rows_, Gradients::all, true, 0, false);
+      bool twice = true;
+      for (std::size_t i = 0; i < more.gradients.size(); ++i)
+        twice = twice && near(more.gradients[i], 2 * full.gradients[i]);
+      expect(twice, "gradients of parameters do not accumulate");
+    }
+    {
+      const Outcome blind = pass(tape, rows_, Gradients::all, false);
+      expect(blind.gradients == full.gradients,
+             "with an empty dx, the gradients of the parameters differ");
+    }
+    {
+      const Outcome inputs = pass(tape, rows_, Gradients::input, true);
+      expect(inputs.dx == full.dx, "a pass with Gradients::input gives another dx");
+      expect(untouched(inputs), "a pass with Gradients::input changes gradients of parameters");
+    }
+    {
+      OwnedTape<L> small = make_tape(layer_, rows_, Gradients::input);
+      const Outcome inputs = pass(small, rows_, Gradients::all, true);
+      expect(inputs.y == full.y && inputs.dx == full.dx,
+             "a tape for Gradients::input gives another y or dx");
+      expect(untouched(inputs), "a tape for Gradients::input changes gradients of parameters");
+    }
+    {
+      OwnedTape<L> small = make_tape(layer_, rows_, Gradients::none);
+      PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+      PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+      x.set(x_);
+      layer_.forward(x.view(), y.view(), small, told(Gradients::all));
+      expect(y.get() == full.y, "a tape for Gradients::none gives another y");
+    }
+    const Index fewer = rows_ / 2 / options_.row_multiple * options_.row_multiple;
+    if (fewer > 0) {
+      const Outcome in_large = pass(tape, fewer, Gradients::all, true);
+      OwnedTape<L> exact = make_tape(layer_, fewer);
+      const Outcome in_exact = pass(exact, fewer, Gradients::all, true);
+      expect(in_large.y == in_exact.y && in_large.dx == in_exact.dx &&
+                 in_large.gradients == in_exact.gradients,
+             "fewer rows than the tape was made for give other bits than on a tape made for them");
+    }
+    if (options_.strided) {
+      const Outcome apart = pass(tape, rows_, Gradients::all, true, 3);
+      expect(
+          near(apart.y, full.y) && near(apart.dx, full.dx) && near(apart.gradients, full.gradients),
+          "rows with gaps between them give other results");
+    }
+    refuses(tape);
+    if (options_.allocations != nullptr) allocates_nothing(tape);
+  }
+  void refuses(typename L::Tape& tape) {
+    const Index in = layer_.input_width();
+    const Index out = layer_.output_width();
+    const auto throws = [&](Index x_rows, Index x_cols, Index y_rows, Index y_cols) {
+      const PaddedRows<B> x(backend_, x_rows, x_cols, 0);
+      const PaddedRows<B> y(backend_, y_rows, y_cols, 0);
+      try {
+        layer_.forward(x.view(), y.view(), tape, told(Gradients::all));
+      } catch (const shape_error&) {
+        for (const double v : y.get())
+          if (v != PaddedRows<B>::untouched) return false;
+        return true;
+      }
+      return false;
+    };
+    const Index more = rows_ + options_.row_multiple;
+    expect(throws(rows_, in + 1, rows_, out), "no shape_error for an x too wide");
+    expect(throws(rows_, in, rows_, out + 1), "no shape_error for a y too wide");
+    expect(throws(rows_, in, more, out), "no shape_error for a y with more rows than x");
+    expect(throws(more, in, more, out), "no shape_error for more rows than the tape was made for");
+  }
+  void allocates_nothing(typename L::Tape& tape) {
+    PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+    PaddedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
+    const PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+    const PaddedRows<B> dx(backend_, rows_, layer_.input_width(), 0);
+    x.set(x_);
+    dy.set(w_);
+    const Pass<B> all = told(Gradients::all);
+    const std::size_t before = options_.allocations();
+    layer_.forward(x.view(), y.view(), tape, all);
+    layer_.backward(dy.view(), dx.view(), tape);
+    const std::size_t made = options_.allocations() - before;
+    expect(made == 0, moxie::detail::message("forward and backward make ", made, " allocations"));
+  }
+
+  // --- parts
+
+  /// One forward and backward of the first `rows` rows, `gap` elements between two rows. Unless
+  /// `all` gradients are wanted those of the parameters start at a mark, to see whether they are
+  /// written.
+  Outcome pass(typename L::Tape& tape, Index rows, Gradients gradients, bool with_dx, Index gap = 0,
+               bool zero = true) {
+    const Index in = layer_.input_width();
+    const Index out = layer_.output_width();
+    PaddedRows<B> x(backend_, rows, in, gap);
+    PaddedRows<B> dy(backend_, rows, out, gap);
+    const PaddedRows<B> y(backend_, rows, out, gap);
+    const PaddedRows<B> dx(backend_, rows, in, gap);
+    x.set(x_);
+    dy.set(w_);
+    if (zero) parameters_.zero_gradients();
+    if (gradients != Gradients::all) backend_.fill(parameters_.gradients(), mark);
+    layer_.forward(x.view(), y.view(), tape, told(gradients));
+    layer_.backward(dy.view(), with_dx ? dx.view() : Matrix<B>(), tape);
+    expect(x.gaps_untouched() && y.gaps_untouched() && dx.gaps_untouched(),
+           "something was written between the rows");
+    const std::vector<double> after = x.get();
+    expect(std::equal(after.begin(), after.end(), x_.begin()), "x was written");
+    return {y.get(), dx.get(), host(parameters_.gradients())};
+  }
+  bool untouched(const Outcome& outcome) const {
+    for (const double g : outcome.gradients)
+      if (g != mark) return false;
+    return true;
+  }
+  Pass<B> told(Gradients gradients) const {
+    Pass<B> p = options_.pass;
+    p.gradients = gradients;
+    return p;
+  }
+  static bool near(double a, double b) {
+    return std::fabs(a - b) <= 1e-9 * (std::fmax)(1.0, std::fabs(b));
+  }
+  static bool near(const std::vector<double>& a, const std::vector<double>& b) {
+    for (std::size_t i = 0; i < a.size(); ++i)
+      if (!near(a[i], b[i])) return false;
+    return a.size() == b.size();
+  }
+  std::vector<double> normals(const char* purpose, Index n) const {
+    const Random random(options_.seed, 0, stream_id(purpose));
+    std::vector<double> out;
+    for (Index i = 0; i < n; ++i) out.push_back(random.normal(static_cast<std::uint64_t>(i)));
+    return out;
+  }
+  /// All of [0, n), or `most` of them, one from each of as many equal stretches.
+  std::vector<Index> sample(const char* purpose, Index n, Index most) const {
+    const Random random(options_.seed, 1, stream_id(purpose));
+    const Index count = n < most ? n : most;
+    std::vector<Index> out;
+    for (Index i = 0; i < count; ++i) {
+      const Index first = i * n / count;
+      const Index length = (i + 1) * n / count - first;
+      out.push_back(first + static_cast<Index>(random.uniform(static_cast<std::uint64_t>(i)) *
+                                               static_cast<double>(length)));
+    }
+    return out;
+  }
+  std::vector<double> host(ConstVector<B> v) const {
+    std::vector<double> out(static_cast<std::size_t>(v.size));
+    if (!out.empty()) backend_.copy_to_host(out.data(), v.data, out.size() * sizeof(double));
+    return out;
+  }
+  void set_values(const std::vector<double>& values) {
+    if (!values.empty())
+      backend_.copy_from_host(parameters_.edit().data, values.data(),
+                              values.size() * sizeof(double));
+  }
+  void expect(bool holds, const std::string& otherwise) {
+    if (!holds) fail(otherwise);
+  }
+  void fail(const std::string& what) {
+    report_.passed = false;
+    report_.message += what + "\n";
+  }
+
+  static constexpr double mark = 5;
+
+  const L& layer_;
+  Parameters<B>& parameters_;
+  B& backend_;
+  Index rows_;
+  GradientOptions<B> options_;
+  std::vector<double> x_, w_, values_;
+  double analytic_ = 0;
+  double numeric_ = 0;
+  GradientReport report_;
+};
+}  // namespace detail
+
+/// Checks the gradients of `layer`, for passes of `rows` rows, against central differences of
+/// loss = sum(w * y) + losses of its regularizers, w random: with respect to every element of the
+/// input and of every trained parameter, or to a sample of them (GradientOptions). Checks the laws
+/// of layer/concept.hpp along the way: same bits again, accumulation, input-only passes and tapes,
+/// tapes without gradients, smaller passes, strided rows, refused shapes, no allocation.
+///
+/// The parameters of the model are shifted while it runs and restored at its end, their gradients
+/// are zeroed. Cost: two forwards per element checked. Blocks.
+template <Layer L>
+GradientReport check_gradients(const L& layer, Index rows,
+                               const GradientOptions<typename L::BackendType>& options = {}) {
+  return detail::GradientChecker<L>(layer, rows, options).run();
+}
+
+}  // namespace moxie::testing
