@@ -269,6 +269,7 @@ TEST_CASE_TEMPLATE("DeviceBackend::batched_gemm equals the plain loop for every 
   const std::vector<BatchCase> cases = {{3, 2, false, false, false}, {3, 2, true, false, false},
                                         {2, 3, false, true, true},   {1, 4, true, true, true},
                                         {4, 1, false, true, false},  {3, 2, true, true, true},
+                                        {3, 2, false, false, true},  {3, 2, false, true, false},
                                         {0, 2, false, false, false}, {2, 0, true, false, false}};
   for (const BatchCase& batch : cases) {
     for (const Product& p : products) {
