@@ -226,7 +226,7 @@ class GradientChecker {
              "a second pass on the same tape gives other bits");
     }
     {
-      const Outcome more = pass(tape, rows_, Gradients::all, true, 0, false);
+      const Outcome more = pass(tape, rows_, Gradients::all, true, 0, Start::kept);
       bool twice = true;
       for (std::size_t i = 0; i < more.gradients.size(); ++i)
         twice = twice && near(more.gradients[i], 2 * full.gradients[i]);
@@ -238,13 +238,13 @@ class GradientChecker {
              "with an empty dx, the gradients of the parameters differ");
     }
     {
-      const Outcome inputs = pass(tape, rows_, Gradients::input, true);
+      const Outcome inputs = pass(tape, rows_, Gradients::input, true, 0, Start::marked);
       expect(inputs.dx == full.dx, "a pass with Gradients::input gives another dx");
       expect(untouched(inputs), "a pass with Gradients::input changes gradients of parameters");
     }
     {
       OwnedTape<L> small = make_tape(layer_, rows_, Gradients::input);
-      const Outcome inputs = pass(small, rows_, Gradients::all, true);
+      const Outcome inputs = pass(small, rows_, Gradients::all, true, 0, Start::marked);
       expect(inputs.y == full.y && inputs.dx == full.dx,
              "a tape for Gradients::input gives another y or dx");
       expect(untouched(inputs), "a tape for Gradients::input changes gradients of parameters");
@@ -313,11 +313,12 @@ class GradientChecker {
 
   // --- parts
 
-  /// One forward and backward of the first `rows` rows, `gap` elements between two rows. Unless
-  /// `all` gradients are wanted those of the parameters start at a mark, to see whether they are
-  /// written.
+  /// Of the gradients of the parameters before a pass: marked, to see whether they are written.
+  enum class Start { zero, kept, marked };
+
+  /// One forward and backward of the first `rows` rows, `gap` elements between two rows.
   Outcome pass(typename L::Tape& tape, Index rows, Gradients gradients, bool with_dx, Index gap = 0,
-               bool zero = true) {
+               Start start = Start::zero) {
     const Index in = layer_.input_width();
     const Index out = layer_.output_width();
     PaddedRows<B> x(backend_, rows, in, gap);
@@ -326,8 +327,8 @@ class GradientChecker {
     const PaddedRows<B> dx(backend_, rows, in, gap);
     x.set(x_);
     dy.set(w_);
-    if (zero) parameters_.zero_gradients();
-    if (gradients != Gradients::all) backend_.fill(parameters_.gradients(), mark);
+    if (start == Start::zero) parameters_.zero_gradients();
+    if (start == Start::marked) backend_.fill(parameters_.gradients(), mark);
     layer_.forward(x.view(), y.view(), tape, told(gradients));
     layer_.backward(dy.view(), with_dx ? dx.view() : Matrix<B>(), tape);
     expect(x.gaps_untouched() && y.gaps_untouched() && dx.gaps_untouched(),
