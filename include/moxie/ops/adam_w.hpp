@@ -1,0 +1,73 @@
+#pragma once
+
+#include "moxie/ops/accelerate.hpp"
+#include "moxie/ops/strips.hpp"
+
+namespace moxie {
+
+/// The numbers of one AdamW step, the same for all elements of a call.
+template <class T>
+struct AdamWFactors {
+  T learning_rate;
+  T decay;
+  T beta1, beta2;
+  T rest1, rest2;  ///< 1 - beta: from the doubles, since T(1) - T(0.999) is off in the sixth digit
+  T correction1, correction2;  ///< 1 / (1 - beta^t) of both moments, t counting from 1
+  T epsilon;
+};
+
+namespace detail {
+template <Backend B>
+struct AdamWStrip {
+  using T = typename B::Scalar;
+  Vector<B> values;
+  ConstVector<B> gradients;
+  Vector<B> first, second;
+  AdamWFactors<T> f;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index s) const {
+    const Index at = s * strip;
+    const Index n = strip_length(s, values.size);
+    T p[strip], g[strip], m[strip], v[strip], root[strip];
+    load_strip(values.data + at, n, p);
+    load_strip(gradients.data + at, n, g);
+    load_strip(first.data + at, n, m);
+    load_strip(second.data + at, n, v);
+    for (Index i = 0; i < strip; ++i) m[i] = f.beta1 * m[i] + f.rest1 * g[i];
+    for (Index i = 0; i < strip; ++i) v[i] = f.beta2 * v[i] + f.rest2 * g[i] * g[i];
+    // Apart from the rest: a square root may set errno, and a loop with one does not vectorise.
+    for (Index i = 0; i < strip; ++i) root[i] = math::sqrt(v[i] * f.correction2);
+    for (Index i = 0; i < strip; ++i)
+      p[i] -= f.learning_rate * (m[i] * f.correction1 / (root[i] + f.epsilon) + f.decay * p[i]);
+    store_strip(m, n, first.data + at);
+    store_strip(v, n, second.data + at);
+    store_strip(p, n, values.data + at);
+  }
+};
+}  // namespace detail
+
+/// One AdamW step on flat vectors of one decay:
+///   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,
+///   p -= learning_rate (m-hat / (sqrt(v-hat) + epsilon) + decay p).
+/// values p, gradients g, first m, second v: [N] each, distinct memory.
+/// Cost: one pass, 7 N scalars moved.
+/// Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, in the form
+/// of optax: epsilon outside the root, decay added after the scaling and multiplied by the learning
+/// rate with it.
+struct AdamWUpdate {
+  template <Backend B>
+  void operator()(B& b, Vector<B> values, ConstVector<B> gradients, Vector<B> first,
+                  Vector<B> second, const AdamWFactors<typename B::Scalar>& factors) const {
+    detail::run_or_generic(*this, b, values, gradients, first, second, factors);
+  }
+  template <Backend B>
+  static void generic(B& b, Vector<B> values, ConstVector<B> gradients, Vector<B> first,
+                      Vector<B> second, const AdamWFactors<typename B::Scalar>& factors) {
+    b.for_each(detail::strips_of(values.size),
+               detail::AdamWStrip<B>{values, gradients, first, second, factors},
+               detail::strip_grain);
+  }
+};
+inline constexpr AdamWUpdate adam_w_update{};
+
+}  // namespace moxie

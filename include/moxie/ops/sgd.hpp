@@ -1,0 +1,59 @@
+#pragma once
+
+#include "moxie/ops/accelerate.hpp"
+#include "moxie/ops/strips.hpp"
+
+namespace moxie {
+
+/// The numbers of one step of SGD, the same for all elements of a call.
+template <class T>
+struct SgdFactors {
+  T learning_rate;
+  T decay;
+  T momentum;
+};
+
+namespace detail {
+template <Backend B>
+struct SgdStrip {
+  using T = typename B::Scalar;
+  Vector<B> values;
+  ConstVector<B> gradients;
+  Vector<B> trace;
+  SgdFactors<T> f;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index s) const {
+    const Index at = s * strip;
+    const Index n = strip_length(s, values.size);
+    T p[strip], g[strip], t[strip];
+    load_strip(values.data + at, n, p);
+    load_strip(gradients.data + at, n, g);
+    load_strip(trace.data + at, n, t);
+    for (Index i = 0; i < strip; ++i) t[i] = g[i] + f.momentum * t[i];
+    for (Index i = 0; i < strip; ++i) p[i] -= f.learning_rate * (t[i] + f.decay * p[i]);
+    store_strip(t, n, trace.data + at);
+    store_strip(p, n, values.data + at);
+  }
+};
+}  // namespace detail
+
+/// One step of SGD with momentum on flat vectors of one decay:
+///   trace = g + momentum trace,  p -= learning_rate (trace + decay p).
+/// values p, gradients g, trace: [N] each, distinct memory.
+/// Cost: one pass, 5 N scalars moved.
+struct SgdUpdate {
+  template <Backend B>
+  void operator()(B& b, Vector<B> values, ConstVector<B> gradients, Vector<B> trace,
+                  const SgdFactors<typename B::Scalar>& factors) const {
+    detail::run_or_generic(*this, b, values, gradients, trace, factors);
+  }
+  template <Backend B>
+  static void generic(B& b, Vector<B> values, ConstVector<B> gradients, Vector<B> trace,
+                      const SgdFactors<typename B::Scalar>& factors) {
+    b.for_each(detail::strips_of(values.size),
+               detail::SgdStrip<B>{values, gradients, trace, factors}, detail::strip_grain);
+  }
+};
+inline constexpr SgdUpdate sgd_update{};
+
+}  // namespace moxie
