@@ -72,12 +72,12 @@ class Vit {
               {.bias_start = Initializer::constant(config.head_bias)}) {}
   /// Without experts.   @throws config_error also if config.moe_blocks is not empty
   Vit(const Scope<B>& scope, const VitConfig& config) : Vit(scope, config, NoExperts{}) {}
-  /// A model of its own, which owns its parameters; they are initialized with seed 0. The backend
-  /// must outlive it.
+  /// A model of its own, which owns its parameters; they are initialized with config.seed. The
+  /// backend must outlive it.
   template <class MakeFeed>
   Vit(B& backend, const VitConfig& config, const MakeFeed& make_feed)
       : Vit(root(backend), config, make_feed) {
-    parameters().initialize(0);
+    parameters().initialize(config.seed);
   }
   Vit(B& backend, const VitConfig& config) : Vit(backend, config, NoExperts{}) {}
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "moxie/core/error.hpp"
@@ -26,6 +27,7 @@ struct VitConfig {
   /// Start of the head's bias: 0 for a softmax loss; V-MoE starts at -ln(classes) for a sigmoid
   /// loss.
   double head_bias = 0;
+  std::uint64_t seed = 0;  ///< of the initial parameters, if the Vit owns them
 
   constexpr Grid grid() const { return {image_height / patch, image_width / patch}; }
   constexpr bool class_token() const { return pooling == Pooling::token; }
