@@ -20,6 +20,14 @@ inline int bits_for(Index count) {
 }
 
 template <Backend B>
+struct TokenOrder {
+  static constexpr bool elementwise = true;
+  IntVector<B> order;
+
+  MOXIE_HD void operator()(Index j) const { order[j] = static_cast<std::int32_t>(j); }
+};
+
+template <Backend B>
 struct GateKey {
   ConstMatrix<B> probs;
   IntVector<B> key, order;
@@ -44,6 +52,20 @@ struct GroupKey {
   }
 };
 }  // namespace detail
+
+/// The lower token first, spelled out: what a capacity without a priority does. For choices at run time.
+struct TokenPriority {
+  template <Backend B>
+  std::size_t bytes(const B&, Index) const noexcept {
+    return 0;
+  }
+  template <Backend B>
+  void order(B& b, const Context<B>&, const SparseRouting<B>& r, IntVector<B> order,
+             Scratch<B>) const {
+    b.for_each(r.shape.tokens, detail::TokenOrder<B>{order});
+  }
+  friend constexpr bool operator==(const TokenPriority&, const TokenPriority&) = default;
+};
 
 /// Batch prioritized routing: tokens with a larger best gate come first. Gates are compared in float.
 /// Source: Riquelme et al., "Scaling Vision with Sparse Mixture of Experts", NeurIPS 2021, section 4.

@@ -12,14 +12,16 @@ namespace moxie {
 template <Backend B>
 class RoutingVisitor {
  public:
-  RoutingVisitor() = default;
-  RoutingVisitor(const RoutingVisitor&) = delete;
-  RoutingVisitor& operator=(const RoutingVisitor&) = delete;
   virtual ~RoutingVisitor() = default;
 
   virtual void sparse(const SparseRouting<B>& /*routing*/) {}
   /// Losses of the layer's regularizers in the last pass that asked for them, weighted; names beside them.
   virtual void losses(std::span<const std::string_view> /*names*/, ConstVector<B> /*values*/) {}
+
+ protected:
+  RoutingVisitor() = default;
+  RoutingVisitor(const RoutingVisitor&) = default;  // not public: a copy would be sliced
+  RoutingVisitor& operator=(const RoutingVisitor&) = default;
 };
 
 }  // namespace moxie

@@ -6,21 +6,13 @@
 
 namespace moxie::detail {
 
-/// Sizes of a block of a product. They bound the worker's stack (about 300 KiB); no result depends on them.
-template <class T, class L>
-struct BlockSize {
-  static constexpr Index inner = 1024 / static_cast<Index>(sizeof(T));
-  static constexpr Index rows = 144;  // a multiple of the rows of every tile
-  static constexpr Index cols = 384 / static_cast<Index>(sizeof(T));
-};
-
-/// Memory of one task, on its stack.
-template <class T, class L>
+/// Memory of one task, on its stack: 290 KiB at most.
+template <class T>
 struct BlockMemory {
-  using Size = BlockSize<T, L>;
-  alignas(64) Array<T, Size::inner * Size::cols> b;
-  alignas(64) Array<T, Size::inner * Size::rows> a;
-  alignas(64) Array<T, Size::rows * Size::cols> sums;
+  static constexpr BlockShape shape = block_shape<T>(Op::transpose, 0);
+  alignas(64) Array<T, shape.inner * shape.cols> b;
+  alignas(64) Array<T, shape.inner * shape.rows> a;
+  alignas(64) Array<T, shape.rows * shape.cols> sums;
 };
 
 /// c = alpha op(a) op(b) + beta c for a block of c, where row i of c is also multiplied by a.scale[i] if a is
@@ -35,24 +27,25 @@ struct BlockProduct {
   T alpha, beta;
 
   template <class L>
-  MOXIE_INLINE void run(L, BlockMemory<T, L>& memory) const {
-    using Size = BlockSize<T, L>;
-    for (Index row = 0; row < rows; row += Size::rows) {
-      for (Index col = 0; col < cols; col += Size::cols) {
-        block<L>(memory, first_row + row, smaller(Size::rows, rows - row), first_col + col,
-                 smaller(Size::cols, cols - col));
+  MOXIE_INLINE void run(L, BlockMemory<T>& memory) const {
+    const BlockShape shape = block_shape<T>(a.op, inner);
+    for (Index row = 0; row < rows; row += shape.rows) {
+      for (Index col = 0; col < cols; col += shape.cols) {
+        block<L>(memory, first_row + row, smaller(shape.rows, rows - row), first_col + col,
+                 smaller(shape.cols, cols - col), shape.inner);
       }
     }
   }
 
  private:
   template <class L>
-  MOXIE_INLINE void block(BlockMemory<T, L>& memory, Index row, Index m, Index col, Index n) const {
+  MOXIE_INLINE void block(BlockMemory<T>& memory, Index row, Index m, Index col, Index n,
+                          Index stretch) const {
     constexpr Index width = lanes<T, L>;
-    const Index padded = (n + width - 1) / width * width;
+    const Index padded = divide_up(n, width) * width;
     Index done = 0;
     do {  // once, even if there is nothing to add
-      const Index count = smaller(BlockSize<T, L>::inner, inner - done);
+      const Index count = smaller(stretch, inner - done);
       const Index p = first_inner + done;
       const bool pack_b = b.op == Op::transpose || b.index != nullptr || b.scale != nullptr ||
                           padded != n || far_apart(b, count, m);

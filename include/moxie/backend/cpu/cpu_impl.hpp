@@ -113,7 +113,7 @@ void CpuBackend<T>::gemm(Op op_a, Op op_b, T alpha, MatrixView<const T> a, Matri
   const detail::BlockProduct<T> product{{a.data, a.stride, op_a, nullptr, nullptr},
                                         {b.data, b.stride, op_b, nullptr, nullptr},
                                         c.data, c.stride, 0, 0, 0, 0, 0, inner, alpha, beta};
-  const detail::Cut cut = detail::cut_product<T>(c.rows, c.cols, inner, workers());
+  const detail::Cut cut = detail::cut_product<T>(c.rows, c.cols, inner, op_a, workers());
   parallel(cut.tasks(),
            [&](Index task, int) { at_level(detail::GemmTask<T>{product, cut, task}); });
 }
@@ -179,7 +179,7 @@ void CpuBackend<T>::grouped_gemm(const Rows<B>& rows, Op op, MatrixView<const T>
   }
   const detail::Factor<T> x{rows.x.data, rows.x.stride, Op::none, rows.index.data,
                             rows.scale.data};
-  const detail::Cut cut = detail::cut_product<T>(count, out.cols, inner, workers());
+  const detail::Cut cut = detail::cut_product<T>(count, out.cols, inner, Op::none, workers());
   parallel(cut.tasks(), [&](Index task, int) {
     at_level(detail::GroupedTask<T>{x, w, op, out, offset, experts, inner, cut, task});
   });
@@ -214,8 +214,8 @@ void CpuBackend<T>::grouped_gemm_weights(const Rows<B>& rows, const Rows<B>& dy,
                             rows.scale.data};
   const detail::Factor<T> g{dy.x.data, dy.x.stride, Op::none, dy.index.data, dy.scale.data};
   const Index count = offset[experts] - offset[0];
-  const detail::Cut cut =
-      detail::cut_product<T>(height, dw.cols, count / experts, workers(), experts);
+  const detail::Cut cut = detail::cut_product<T>(height, dw.cols, count / experts, Op::transpose,
+                                                 workers(), experts);
   parallel(cut.tasks() * experts, [&](Index task, int) {
     at_level(detail::GroupedWeightsTask<T>{x, g, dw, offset, cut, task});
   });

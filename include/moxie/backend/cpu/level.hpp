@@ -13,7 +13,7 @@
 #define MOXIE_INDEPENDENT
 #elif defined(__clang__)
 #define MOXIE_UNROLL _Pragma("unroll")
-#define MOXIE_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#define MOXIE_INDEPENDENT  // Clang's checks for overlap are cheap, and its promise warns where it cannot vectorise
 #else
 #define MOXIE_UNROLL _Pragma("GCC unroll 16")
 #define MOXIE_INDEPENDENT _Pragma("GCC ivdep")
@@ -68,6 +68,12 @@ struct Avx512 {
   static constexpr int tile_rows(int n) { return n == 4 ? 6 : 8; }
 };
 
+/// A functor of one or two lines per element says `static constexpr bool elementwise = true` and gets loops of
+/// constant length, which GCC vectorises already at -O2. For anything longer (a row, a token) they would only
+/// double the code of each level.
+template <class F>
+concept Elementwise = requires { requires F::elementwise; };
+
 // Target attributes cannot depend on template arguments, so these trampolines are the only functions that
 // carry them; everything a kernel calls is inlined into one. The loops of `enter_each` are written out
 // because Clang's flatten reaches only the calls it sees in the body.
@@ -82,12 +88,16 @@ MOXIE_TARGET_BASELINE void enter(Baseline, const F& f) {
 template <class F>
 MOXIE_TARGET_BASELINE void enter_each(Baseline, const F& f, Index first, Index last) {
   const F g = f;
-  Index i = first;
-  for (; i + loop_strip <= last; i += loop_strip) {
-    MOXIE_INDEPENDENT
-    for (Index k = 0; k < loop_strip; ++k) g(i + k);
+  if constexpr (Elementwise<F>) {
+    Index i = first;
+    for (; i + loop_strip <= last; i += loop_strip) {
+      MOXIE_INDEPENDENT
+      for (Index k = 0; k < loop_strip; ++k) g(i + k);
+    }
+    for (; i < last; ++i) g(i);
+  } else {
+    for (Index i = first; i < last; ++i) g(i);
   }
-  for (; i < last; ++i) g(i);
 }
 /// f(i, j) for j in [first, last).
 template <class F>
@@ -95,12 +105,16 @@ MOXIE_TARGET_BASELINE void enter_each(Baseline, const F& f, Index row, Index row
                                       Index last) {
   const F g = f;
   for (Index i = row; i < row + rows; ++i) {
-    Index j = first;
-    for (; j + loop_strip <= last; j += loop_strip) {
-      MOXIE_INDEPENDENT
-      for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
+    if constexpr (Elementwise<F>) {
+      Index j = first;
+      for (; j + loop_strip <= last; j += loop_strip) {
+        MOXIE_INDEPENDENT
+        for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
+      }
+      for (; j < last; ++j) g(i, j);
+    } else {
+      for (Index j = first; j < last; ++j) g(i, j);
     }
-    for (; j < last; ++j) g(i, j);
   }
 }
 
@@ -112,23 +126,31 @@ MOXIE_TARGET_AVX2 void enter(Avx2, const F& f) {
 template <class F>
 MOXIE_TARGET_AVX2 void enter_each(Avx2, const F& f, Index first, Index last) {
   const F g = f;
-  Index i = first;
-  for (; i + loop_strip <= last; i += loop_strip) {
-    MOXIE_INDEPENDENT
-    for (Index k = 0; k < loop_strip; ++k) g(i + k);
+  if constexpr (Elementwise<F>) {
+    Index i = first;
+    for (; i + loop_strip <= last; i += loop_strip) {
+      MOXIE_INDEPENDENT
+      for (Index k = 0; k < loop_strip; ++k) g(i + k);
+    }
+    for (; i < last; ++i) g(i);
+  } else {
+    for (Index i = first; i < last; ++i) g(i);
   }
-  for (; i < last; ++i) g(i);
 }
 template <class F>
 MOXIE_TARGET_AVX2 void enter_each(Avx2, const F& f, Index row, Index rows, Index first, Index last) {
   const F g = f;
   for (Index i = row; i < row + rows; ++i) {
-    Index j = first;
-    for (; j + loop_strip <= last; j += loop_strip) {
-      MOXIE_INDEPENDENT
-      for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
+    if constexpr (Elementwise<F>) {
+      Index j = first;
+      for (; j + loop_strip <= last; j += loop_strip) {
+        MOXIE_INDEPENDENT
+        for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
+      }
+      for (; j < last; ++j) g(i, j);
+    } else {
+      for (Index j = first; j < last; ++j) g(i, j);
     }
-    for (; j < last; ++j) g(i, j);
   }
 }
 template <class F>
@@ -138,24 +160,32 @@ MOXIE_TARGET_AVX512 void enter(Avx512, const F& f) {
 template <class F>
 MOXIE_TARGET_AVX512 void enter_each(Avx512, const F& f, Index first, Index last) {
   const F g = f;
-  Index i = first;
-  for (; i + loop_strip <= last; i += loop_strip) {
-    MOXIE_INDEPENDENT
-    for (Index k = 0; k < loop_strip; ++k) g(i + k);
+  if constexpr (Elementwise<F>) {
+    Index i = first;
+    for (; i + loop_strip <= last; i += loop_strip) {
+      MOXIE_INDEPENDENT
+      for (Index k = 0; k < loop_strip; ++k) g(i + k);
+    }
+    for (; i < last; ++i) g(i);
+  } else {
+    for (Index i = first; i < last; ++i) g(i);
   }
-  for (; i < last; ++i) g(i);
 }
 template <class F>
 MOXIE_TARGET_AVX512 void enter_each(Avx512, const F& f, Index row, Index rows, Index first,
                                     Index last) {
   const F g = f;
   for (Index i = row; i < row + rows; ++i) {
-    Index j = first;
-    for (; j + loop_strip <= last; j += loop_strip) {
-      MOXIE_INDEPENDENT
-      for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
+    if constexpr (Elementwise<F>) {
+      Index j = first;
+      for (; j + loop_strip <= last; j += loop_strip) {
+        MOXIE_INDEPENDENT
+        for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
+      }
+      for (; j < last; ++j) g(i, j);
+    } else {
+      for (Index j = first; j < last; ++j) g(i, j);
     }
-    for (; j < last; ++j) g(i, j);
   }
 }
 #endif

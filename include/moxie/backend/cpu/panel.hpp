@@ -43,44 +43,60 @@ struct Panel {
     constexpr Index height = Kernel::rows;
     constexpr Index width = Kernel::cols;
     const bool whole = c.cols - j >= width;
-    const Index cols = whole ? width : c.cols - j;
+    const bool copy = !whole && last;
     const bool transposed = a.op == Op::transpose;
-    const Index a_step = packed_a != nullptr ? c.rows : transposed ? a.stride : 1;
-    Array<T, width> spare = {};
+    const bool regular = packed_a != nullptr || transposed || (!a.index && !a.scale);
+    // Where a's element (0, first of the stretch) is, and the next row and the next step from there.
+    const T* left = packed_a != nullptr ? packed_a
+                    : transposed        ? a.data + inner * a.stride + row
+                                        : a.data + row * a.stride + inner;
+    const Index left_row = packed_a != nullptr || transposed ? 1 : a.stride;
+    const Index left_step = packed_a != nullptr ? c.rows : transposed ? a.stride : 1;
+
     Array<T, height * width> edge;
+    Array<T, width> spare;
+    for (Index k = 0; k < width; ++k) spare[k] = T(0);
+    Array<const T*, height> from;
+    Array<T*, height> to;
+    Array<T, height> factor;
+    for (Index r = 0; r < height; ++r) factor[r] = alpha;
+    Kernel tile{count, from, left_step, b + j, b_step, sums + j, sum_step, to, factor, beta, first, last};
     for (Index i = 0; i < c.rows; i += height) {
       const Index rows = smaller(height, c.rows - i);
-      Array<const T*, height> left;
-      Array<T*, height> out;
-      Array<T, height> factor;
-      for (Index r = 0; r < height; ++r) {
-        const Index q = i + smaller(r, rows - 1);
-        factor[r] = alpha;
-        if (packed_a != nullptr) {
-          left[r] = packed_a + q;
-        } else if (transposed) {
-          left[r] = a.data + inner * a.stride + row + q;
-        } else {
-          left[r] = a.row(row + q) + inner;
-          factor[r] *= a.factor(row + q);
-        }
-        out[r] = r >= rows ? spare : whole ? c.row(q) + j : edge + r * width;
+      T* const target = whole ? c.row(i) + j : edge;
+      const Index target_row = whole ? c.stride : width;
+      for (Index r = 0; r < height; ++r) from[r] = left + r * left_row;
+      for (Index r = 0; r < height; ++r) to[r] = target + r * target_row;
+      for (Index r = rows; r < height; ++r) {  // surplus rows
+        from[r] = from[rows - 1];
+        to[r] = spare;
       }
-      const bool copy = !whole && last;
-      if (copy && beta != T(0)) {
-        for (Index r = 0; r < rows; ++r) {
-          for (Index k = 0; k < width; ++k) edge[r * width + k] = k < cols ? c(i + r, j + k) : T(0);
+      if (!regular) {
+        for (Index r = 0; r < height; ++r) {
+          const Index q = row + i + smaller(r, rows - 1);
+          from[r] = a.row(q) + inner;
+          factor[r] = alpha * a.factor(q);
         }
       }
-      enter(L{}, Kernel{count, left, a_step, b + j, b_step, sums + i * sum_step + j, sum_step, out,
-                        factor, beta, first, last});
-      if (copy) {
-        for (Index r = 0; r < rows; ++r) {
-          for (Index k = 0; k < cols; ++k) c(i + r, j + k) = edge[r * width + k];
-        }
-      }
+      if (copy && beta != T(0)) copy_in(i, j, rows, width, edge);
+      enter(L{}, tile);
+      if (copy) copy_out(i, j, rows, width, edge);
+      left += height * left_row;
+      tile.sums += height * sum_step;
     }
     return N;
+  }
+
+  MOXIE_INLINE void copy_in(Index i, Index j, Index rows, Index width, T* edge) const {
+    for (Index r = 0; r < rows; ++r) {
+      for (Index k = 0; k < width; ++k) edge[r * width + k] = j + k < c.cols ? c(i + r, j + k) : T(0);
+    }
+  }
+  MOXIE_INLINE void copy_out(Index i, Index j, Index rows, Index width, const T* edge) const {
+    const Index cols = smaller(width, c.cols - j);
+    for (Index r = 0; r < rows; ++r) {
+      for (Index k = 0; k < cols; ++k) c(i + r, j + k) = edge[r * width + k];
+    }
   }
 };
 

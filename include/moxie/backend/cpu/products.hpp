@@ -7,39 +7,6 @@
 /// Products as tasks. A task owns whole blocks of the result, so no result depends on who runs it.
 namespace moxie::detail {
 
-/// How a rows x cols result is cut into tasks.
-struct Cut {
-  Index rows, cols;          // of the result
-  Index row_step, col_step;  // of a task
-  Index row_tasks, col_tasks;
-
-  Index tasks() const { return row_tasks * col_tasks; }
-};
-
-/// Cuts a result so that every worker gets a few tasks, but none smaller than pays for handing it out.
-/// `times`: how many such results there are. A column step is a multiple of every level's vector.
-template <class T>
-Cut cut_product(Index rows, Index cols, Index inner, int workers, Index times = 1) {
-  if (rows < 1 || cols < 1) return {rows, cols, 1, 1, 0, 0};
-  constexpr Index granule = 64 / static_cast<Index>(sizeof(T));
-  constexpr Index block_cols = 384 / static_cast<Index>(sizeof(T));
-  constexpr Index block_rows = 144;
-  constexpr Index row_granule = 24;  // the rows of every tile divide it
-  const Index work = rows * cols * (inner > 0 ? inner : 1);
-  const Index wanted =
-      workers > 1 ? smaller(divide_up(4 * workers, times), work / worth_a_task + 1) : 1;
-  if (wanted == 1 && work <= worth_a_task) return {rows, cols, rows, cols, 1, 1};
-  // Even parts, as many as blocks are needed, so that no block is a narrow rest.
-  const Index even = divide_up(cols, divide_up(cols, block_cols));
-  const Index col_step = divide_up(even, granule) * granule;
-  const Index col_tasks = divide_up(cols, col_step);
-  Index row_step = block_rows;
-  while (row_step > row_granule && divide_up(rows, row_step) * col_tasks < wanted) {
-    row_step -= row_granule;
-  }
-  return {rows, cols, row_step, col_step, divide_up(rows, row_step), col_tasks};
-}
-
 /// One task of c = alpha op(a) op(b) + beta c.
 template <class T>
 struct GemmTask {
@@ -49,7 +16,7 @@ struct GemmTask {
 
   template <class L>
   MOXIE_INLINE void operator()(L level) const {
-    BlockMemory<T, L> memory;
+    BlockMemory<T> memory;
     BlockProduct<T> part = whole;
     part.first_row = task / cut.col_tasks * cut.row_step;
     part.first_col = task % cut.col_tasks * cut.col_step;
@@ -70,7 +37,7 @@ struct BatchedTask {
 
   template <class L>
   MOXIE_INLINE void operator()(L level) const {
-    BlockMemory<T, L> memory;
+    BlockMemory<T> memory;
     const Index inner = op_a == Op::none ? a.first.cols : a.first.rows;
     for (Index i = first; i < last; ++i) {
       const Index image = i / c.heads;
@@ -101,7 +68,7 @@ struct GroupedTask {
 
   template <class L>
   MOXIE_INLINE void operator()(L level) const {
-    BlockMemory<T, L> memory;
+    BlockMemory<T> memory;
     const Index first = offset[0] + task / cut.col_tasks * cut.row_step;
     const Index last = smaller(first + cut.row_step, offset[experts]);
     const Index col = task % cut.col_tasks * cut.col_step;
@@ -133,7 +100,7 @@ struct GroupedWeightsTask {
     const Index e = task / cut.tasks();
     const Index block = task % cut.tasks();
     if (offset[e] == offset[e + 1]) return;
-    BlockMemory<T, L> memory;
+    BlockMemory<T> memory;
     BlockProduct<T> product{x, dy, dw.data + e * cut.rows * dw.stride, dw.stride, 0, 0, 0, 0,
                             offset[e], offset[e + 1] - offset[e], T(1), T(1)};
     product.first_row = block / cut.col_tasks * cut.row_step;

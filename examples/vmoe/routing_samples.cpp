@@ -1,0 +1,119 @@
+#include "routing_samples.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace vmoe {
+namespace {
+
+using nlohmann::json;
+
+std::string base64(const std::uint8_t* data, std::size_t size) {
+  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string out;
+  out.reserve((size + 2) / 3 * 4);
+  for (std::size_t i = 0; i < size; i += 3) {
+    const std::size_t n = std::min<std::size_t>(3, size - i);
+    std::uint32_t word = 0;
+    for (std::size_t k = 0; k < 3; ++k) word = word << 8U | (k < n ? data[i + k] : 0U);
+    for (std::size_t k = 0; k < 4; ++k)
+      out += k <= n ? digits[word >> (18 - 6 * k) & 63U] : '=';
+  }
+  return out;
+}
+
+/// routes[layer][image][patch] = experts, -1 for a dropped choice.
+class RouteReader final : public moxie::RoutingVisitor<Backend> {
+ public:
+  RouteReader(Index images, const moxie::VitConfig& vit) : images_(images), vit_(vit) {}
+  void sparse(const moxie::SparseRouting<Backend>& r) override {
+    const Index skipped = vit_.class_token() ? 1 : 0;
+    json layer = json::array();
+    for (Index image = 0; image < images_; ++image) {
+      json patches = json::array();
+      for (Index token = image * vit_.tokens() + skipped; token < (image + 1) * vit_.tokens(); ++token) {
+        json experts = json::array();
+        for (Index a = r.begin(token); a < r.end(token); ++a)
+          experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
+        patches.push_back(std::move(experts));
+      }
+      layer.push_back(std::move(patches));
+    }
+    layers.push_back(std::move(layer));
+  }
+  std::vector<json> layers;
+
+ private:
+  Index images_;
+  const moxie::VitConfig& vit_;
+};
+
+/// The i-th image of each class before the i+1-th of any.
+ImageSet spread_over_classes(const ImageSet& set, std::size_t classes, Index count) {
+  std::vector<std::vector<Index>> by_class(classes);
+  for (Index i = 0; i < set.count; ++i) by_class[to_size(set.labels[to_size(i)])].push_back(i);
+  ImageSet out;
+  out.shape = set.shape;
+  for (std::size_t round = 0; out.count < count; ++round) {
+    const Index before = out.count;
+    for (std::size_t c = 0; c < classes && out.count < count; ++c) {
+      if (round >= by_class[c].size()) continue;
+      const std::uint8_t* image = set.image(by_class[c][round]);
+      out.pixels.insert(out.pixels.end(), image, image + set.shape.values());
+      out.labels.push_back(static_cast<std::int32_t>(c));
+      ++out.count;
+    }
+    if (out.count == before) break;
+  }
+  return out;
+}
+
+}  // namespace
+
+json sample_routing(Evaluator& evaluator, const ModelPlan& plan, const Options& options,
+                    const Dataset& data, const Normalization& normalization) {
+  const auto classes = static_cast<Index>(data.classes.size());
+  const moxie::VitConfig& vit = plan.vit;
+  json out = {{"patch", vit.patch},
+              {"grid", {vit.grid().down, vit.grid().across}},
+              {"experts", options.experts},
+              {"k", options.k},
+              {"classes", data.classes},
+              {"layers", json::array()},
+              {"images", json::array()}};
+  for (const Index block : vit.moe_blocks) out["layers"].push_back({{"block", block}});
+  const Index wanted = std::min({options.report_images, options.batch, data.test.count});
+  if (wanted < 1) return out;
+  const ImageSet samples = spread_over_classes(data.test, data.classes.size(), wanted);
+  const Batches batches(samples, classes, normalization, {.batch_size = samples.count},
+                        Batches::Use::evaluate);
+  // Room for whole groups: the evaluator reads (and masks) the images that fill the last one.
+  const Index group = options.group_images;
+  std::vector<float> inputs(to_size((samples.count + group - 1) / group * group * samples.shape.values()));
+  batches.fill(batches.epoch(0), 0, {.images = std::span(inputs).first(to_size(samples.count * samples.shape.values()))});
+  const std::vector<float>& scores = evaluator.scores(inputs, samples.count);
+  RouteReader reader(samples.count, vit);
+  evaluator.visit(reader);
+
+  for (Index i = 0; i < samples.count; ++i) {
+    const float* row = scores.data() + i * classes;
+    const float* best = std::max_element(row, row + classes);
+    double sum = 0;
+    for (Index c = 0; c < classes; ++c) sum += std::exp(static_cast<double>(row[c] - *best));
+    json routes = json::array();
+    for (const json& layer : reader.layers) routes.push_back(layer[to_size(i)]);
+    out["images"].push_back({{"height", samples.shape.height},
+                             {"width", samples.shape.width},
+                             {"channels", samples.shape.channels},
+                             {"pixels", base64(samples.image(i), to_size(samples.shape.values()))},
+                             {"label", samples.labels[to_size(i)]},
+                             {"prediction", best - row},
+                             {"probability", 1 / sum},
+                             {"routes", std::move(routes)}});
+  }
+  return out;
+}
+
+}  // namespace vmoe
