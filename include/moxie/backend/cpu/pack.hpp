@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "moxie/backend/cpu/partition.hpp"
 #include "moxie/backend/cpu/simd.hpp"
 #include "moxie/core/view.hpp"
 
@@ -24,7 +25,8 @@ struct Factor {
   MOXIE_INLINE T factor(Index i) const { return scale != nullptr ? scale[i] : T(1); }
 };
 
-/// out[p * step + j] = stored row p0 + p, element j0 + j: a copy of `count` rows, zeros up to `step`.
+/// out[p * step + j] = stored row p0 + p, element j0 + j: a copy of `count` rows; zeros up to `step`, which
+/// is `cols`, or that rounded up to a vector.
 template <class T, class L>
 MOXIE_INLINE void pack_rows(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
                             Index step, T* out) {
@@ -32,8 +34,7 @@ MOXIE_INLINE void pack_rows(const Factor<T>& f, Index p0, Index count, Index j0,
   constexpr Index width = lanes<T, L>;
   for (Index p = 0; p < count; ++p, out += step) {
     const T* from = f.row(p0 + p) + j0;
-    const T scale = f.factor(p0 + p);
-    const V factor = scale - V{};
+    const V factor = f.factor(p0 + p) - V{};
     Index j = 0;
     for (; j + width <= cols; j += width) {
       V v;
@@ -41,8 +42,15 @@ MOXIE_INLINE void pack_rows(const Factor<T>& f, Index p0, Index count, Index j0,
       v *= factor;
       store(out + j, v);
     }
-    for (; j < cols; ++j) out[j] = from[j] * scale;
-    for (; j < step; ++j) out[j] = T(0);
+    if (j < cols) {
+      V v{};
+      Array<T, width> rest = {};
+      copy_rest<T, L>(rest, from + j, cols - j);
+      load(v, rest);
+      v *= factor;
+      store(rest, v);
+      copy_elements<T, L>(out + j, rest, smaller(width, step - j));
+    }
   }
 }
 
@@ -88,22 +96,24 @@ MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Ind
   const Array<T, width> zeros = {};
   for (Index j = 0; j < step; j += width) {
     Array<const T*, width> from;
-    Array<Index, width> advance;  // columns that do not exist read the same zeros again and again
+    Array<Index, width> advance;  // columns that do not exist read the same zeros every time
     for (Index i = 0; i < width; ++i) {
       const bool exists = j + i < cols;
       from[i] = exists ? f.row(j0 + j + i) + p0 : zeros;
       advance[i] = exists ? 1 : 0;
     }
-    Index p = 0;
-    for (; p + width <= count; p += width) {
-      transpose_block<T, L>(from, out + p * step + j, step);
-      for (Index i = 0; i < width; ++i) from[i] += width * advance[i];
-    }
-    for (; p < count; ++p) {
-      for (Index i = 0; i < width; ++i) {
-        out[p * step + j + i] = *from[i];
-        from[i] += advance[i];
+    for (Index p = 0; p < count;) {
+      if (count < width) {
+        for (Index i = 0; i < width; ++i) out[p * step + j + i] = from[i][p * advance[i]];
+        ++p;
+        continue;
       }
+      // The last block reaches back over what is done already.
+      const Index at = smaller(p, count - width);
+      Array<const T*, width> block;
+      for (Index i = 0; i < width; ++i) block[i] = from[i] + at * advance[i];
+      transpose_block<T, L>(block, out + at * step + j, step);
+      p = at + width;
     }
   }
 }

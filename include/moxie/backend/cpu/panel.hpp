@@ -27,7 +27,8 @@ struct Panel {
   /// The next panel at column j, where `left` vectors remain. Returns how many it took.
   MOXIE_INLINE Index next(Index j, Index left) const {
     if constexpr (L::vectors >= 4) {
-      if (left == 4) return run<4>(j);  // rather than three and a narrow rest
+      // Four wherever the rest can still be cut into threes and fours: whole pairs of cache lines.
+      if (left == 4 || left == 7 || left == 8 || left >= 10) return run<4>(j);
     }
     if constexpr (L::vectors >= 3) {
       if (left >= 3) return run<3>(j);
@@ -55,7 +56,10 @@ struct Panel {
 
     Array<T, height * width> edge;
     Array<T, width> spare;
-    for (Index k = 0; k < width; ++k) spare[k] = T(0);
+    if (beta != T(0)) {  // they will be read
+      for (Index k = 0; k < height * width; ++k) edge[k] = T(0);
+      for (Index k = 0; k < width; ++k) spare[k] = T(0);
+    }
     Array<const T*, height> from;
     Array<T*, height> to;
     Array<T, height> factor;
@@ -89,13 +93,12 @@ struct Panel {
 
   MOXIE_INLINE void copy_in(Index i, Index j, Index rows, Index width, T* edge) const {
     for (Index r = 0; r < rows; ++r) {
-      for (Index k = 0; k < width; ++k) edge[r * width + k] = j + k < c.cols ? c(i + r, j + k) : T(0);
+      copy_elements<T, L>(edge + r * width, c.row(i + r) + j, c.cols - j);
     }
   }
   MOXIE_INLINE void copy_out(Index i, Index j, Index rows, Index width, const T* edge) const {
-    const Index cols = smaller(width, c.cols - j);
     for (Index r = 0; r < rows; ++r) {
-      for (Index k = 0; k < cols; ++k) c(i + r, j + k) = edge[r * width + k];
+      copy_elements<T, L>(c.row(i + r) + j, edge + r * width, c.cols - j);
     }
   }
 };

@@ -29,7 +29,7 @@ template <class T>
 constexpr BlockShape block_shape(Op op_a, Index inner) {
   constexpr Index size = sizeof(T);
   if (op_a == Op::transpose || inner <= 512 / size) return {512 / size, 144, 768 / size};
-  return {1024 / size, 288, 384 / size};
+  return {768 / size, 216, 512 / size};
 }
 
 /// How a rows x cols result is cut into tasks.

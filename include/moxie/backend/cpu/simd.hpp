@@ -33,4 +33,25 @@ MOXIE_INLINE void store(T* p, const V& v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+
+/// Copies fewer elements than a vector holds, by halves: every piece has a constant size.
+template <class T, class L>
+MOXIE_INLINE void copy_rest(T* to, const T* from, Index n) {
+  MOXIE_UNROLL
+  for (Index piece = lanes<T, L> / 2; piece > 0; piece /= 2) {
+    if ((n & piece) == 0) continue;
+    __builtin_memcpy(to, from, static_cast<std::size_t>(piece) * sizeof(T));
+    to += piece;
+    from += piece;
+  }
+}
+/// Copies any number of elements.
+template <class T, class L>
+MOXIE_INLINE void copy_elements(T* to, const T* from, Index n) {
+  for (; n >= lanes<T, L>; n -= lanes<T, L>, to += lanes<T, L>, from += lanes<T, L>) {
+    __builtin_memcpy(to, from, L::bytes);
+  }
+  copy_rest<T, L>(to, from, n);
+}
+
 }  // namespace moxie::detail
