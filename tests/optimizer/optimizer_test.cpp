@@ -223,7 +223,7 @@ TEST_CASE("Optimizers give the same bits for any number of elements around") {
   using B = moxie::CpuBackend<float>;
   B backend;
   std::vector<float> last;
-  for (const Index size : {3, 16, 19, 40}) {
+  for (const Index size : {3, 63, 64, 65, 130}) {
     moxie::Parameters<B> p(backend);
     moxie::test::add(p, "kernel", {size});
     p.initialize(0);
@@ -238,4 +238,16 @@ TEST_CASE("Optimizers give the same bits for any number of elements around") {
     last.push_back(now.back());
   }
   CHECK(std::all_of(last.begin(), last.end(), [&](float v) { return v == last[0]; }));
+}
+
+TEST_CASE("The root of AdamW is a square root") {
+  for (float x = 1.2e-38F; x < 3e38F; x *= 1.0371F) {
+    const double exact = std::sqrt(static_cast<double>(x));
+    CHECK(std::abs(static_cast<double>(moxie::detail::root(x)) - exact) < 1.2e-7 * exact);
+  }
+  CHECK(moxie::detail::root(0.0F) == 0);
+  CHECK(moxie::detail::root(1e-45F) < 1e-18F);  // far below epsilon
+  const float infinity = std::numeric_limits<float>::infinity();
+  CHECK(moxie::detail::root(infinity) == infinity);
+  CHECK(std::isnan(moxie::detail::root(std::nanf(""))));
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moxie/core/math.hpp"
 #include "moxie/ops/accelerate.hpp"
 #include "moxie/ops/strips.hpp"
 
@@ -9,6 +10,7 @@ namespace detail {
 template <Backend B>
 struct ClipStrip {
   using T = typename B::Scalar;
+  static constexpr Index strip = flat_strip<B>;
   Vector<B> x;
   const double* squared_norm;
   double limit;
@@ -17,7 +19,7 @@ struct ClipStrip {
     const double norm = math::sqrt(*squared_norm);
     if (!(norm >= limit)) return;
     const auto factor = static_cast<T>(limit / norm);
-    const Index n = strip_length(s, x.size);
+    const Index n = strip_length<B>(s, x.size);
     T* at = x.data + s * strip;
     T v[strip];
     load_strip(at, n, v);
@@ -39,7 +41,7 @@ struct ClipToNorm {
   template <Backend B>
   static void generic(B& b, Vector<B> x, VectorView<const double, typename B::Space> squared_norm,
                       double limit) {
-    b.for_each(detail::strips_of(x.size), detail::ClipStrip<B>{x, squared_norm.data, limit},
+    b.for_each(detail::strips_of<B>(x.size), detail::ClipStrip<B>{x, squared_norm.data, limit},
                detail::strip_grain);
   }
 };

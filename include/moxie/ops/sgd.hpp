@@ -17,6 +17,7 @@ namespace detail {
 template <Backend B>
 struct SgdStrip {
   using T = typename B::Scalar;
+  static constexpr Index strip = flat_strip<B>;
   Vector<B> values;
   ConstVector<B> gradients;
   Vector<B> trace;
@@ -24,7 +25,7 @@ struct SgdStrip {
 
   MOXIE_HD MOXIE_INLINE void operator()(Index s) const {
     const Index at = s * strip;
-    const Index n = strip_length(s, values.size);
+    const Index n = strip_length<B>(s, values.size);
     T p[strip], g[strip], t[strip];
     load_strip(values.data + at, n, p);
     load_strip(gradients.data + at, n, g);
@@ -50,7 +51,7 @@ struct SgdUpdate {
   template <Backend B>
   static void generic(B& b, Vector<B> values, ConstVector<B> gradients, Vector<B> trace,
                       const SgdFactors<typename B::Scalar>& factors) {
-    b.for_each(detail::strips_of(values.size),
+    b.for_each(detail::strips_of<B>(values.size),
                detail::SgdStrip<B>{values, gradients, trace, factors}, detail::strip_grain);
   }
 };

@@ -1,25 +1,38 @@
 #pragma once
 
-#include "moxie/core/strip.hpp"
+#include <type_traits>
 
-/// Element-wise passes over flat vectors, sixteen elements a call: loops of constant length over
-/// local arrays vectorise at any machine level, where a loop over the whole vector would not. The
-/// last strip is a full one whose surplus is neither read nor stored, so an element's bits do not
-/// depend on where it lies.
+#include "moxie/core/host_device.hpp"
+#include "moxie/core/view.hpp"
+
+/// Element-wise passes over flat vectors, a strip of elements a call. On a host, loops of constant
+/// length over local arrays vectorise at any machine level, where a loop over the whole vector
+/// would not; on a device a strip is one element, so that neighbours in memory are neighbours in a
+/// warp. The last strip is a full one whose surplus is neither read nor stored: an element's bits
+/// do not depend on where it lies.
 namespace moxie::detail {
 
-inline constexpr Index strip_grain = 512;  // strips a task: 8192 elements
+// 64: shorter loops Clang unrolls instead, and then finds no vectors; longer ones leave the
+// registers.
+template <class B>
+inline constexpr Index flat_strip = std::is_same_v<typename B::Space, HostSpace> ? 64 : 1;
 
-MOXIE_HD MOXIE_INLINE constexpr Index strips_of(Index size) { return (size + strip - 1) / strip; }
-
-/// Elements of strip `s` of a vector of `size`.
-MOXIE_HD MOXIE_INLINE constexpr Index strip_length(Index s, Index size) {
-  const Index left = size - s * strip;
-  return left < strip ? left : strip;
+template <class B>
+MOXIE_HD MOXIE_INLINE constexpr Index strips_of(Index size) {
+  return (size + flat_strip<B> - 1) / flat_strip<B>;
 }
 
-template <class T>
-MOXIE_HD MOXIE_INLINE void load_strip(const T* from, Index n, T* to) {
+inline constexpr Index strip_grain = 128;  // strips a task: 8192 elements on a host
+
+/// Elements of strip `s` of a vector of `size`.
+template <class B>
+MOXIE_HD MOXIE_INLINE constexpr Index strip_length(Index s, Index size) {
+  const Index left = size - s * flat_strip<B>;
+  return left < flat_strip<B> ? left : flat_strip<B>;
+}
+
+template <Index strip, class T>
+MOXIE_HD MOXIE_INLINE void load_strip(const T* from, Index n, T (&to)[strip]) {
   if (n == strip) {
     for (Index i = 0; i < strip; ++i) to[i] = from[i];
   } else {
@@ -27,8 +40,8 @@ MOXIE_HD MOXIE_INLINE void load_strip(const T* from, Index n, T* to) {
   }
 }
 
-template <class T>
-MOXIE_HD MOXIE_INLINE void store_strip(const T* from, Index n, T* to) {
+template <Index strip, class T>
+MOXIE_HD MOXIE_INLINE void store_strip(const T (&from)[strip], Index n, T* to) {
   if (n == strip) {
     for (Index i = 0; i < strip; ++i) to[i] = from[i];
   } else {
