@@ -34,28 +34,28 @@ MOXIE_HD MOXIE_INLINE double root(double x) { return math::sqrt(x); }
 template <Backend B>
 struct AdamWStrip {
   using T = typename B::Scalar;
-  static constexpr Index strip = flat_strip<B>;
+  static constexpr Index length = flat_strip<B>;
   Vector<B> values;
   ConstVector<B> gradients;
   Vector<B> first, second;
   AdamWFactors<T> f;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index s) const {
-    const Index at = s * strip;
+    const Index at = s * length;
     const Index n = strip_length<B>(s, values.size);
-    T p[strip], g[strip], m[strip], v[strip];
-    load_strip(values.data + at, n, p);
-    load_strip(gradients.data + at, n, g);
-    load_strip(first.data + at, n, m);
-    load_strip(second.data + at, n, v);
-    for (Index i = 0; i < strip; ++i) m[i] = f.beta1 * m[i] + f.rest1 * g[i];
-    for (Index i = 0; i < strip; ++i) v[i] = f.beta2 * v[i] + f.rest2 * g[i] * g[i];
-    for (Index i = 0; i < strip; ++i)
+    StripArray<B> p, g, m, v;
+    load_strip<B>(values.data + at, n, p);
+    load_strip<B>(gradients.data + at, n, g);
+    load_strip<B>(first.data + at, n, m);
+    load_strip<B>(second.data + at, n, v);
+    for (Index i = 0; i < length; ++i) m[i] = f.beta1 * m[i] + f.rest1 * g[i];
+    for (Index i = 0; i < length; ++i) v[i] = f.beta2 * v[i] + f.rest2 * g[i] * g[i];
+    for (Index i = 0; i < length; ++i)
       p[i] -= f.learning_rate *
               (m[i] * f.correction1 / (root(v[i] * f.correction2) + f.epsilon) + f.decay * p[i]);
-    store_strip(m, n, first.data + at);
-    store_strip(v, n, second.data + at);
-    store_strip(p, n, values.data + at);
+    store_strip<B>(m, n, first.data + at);
+    store_strip<B>(v, n, second.data + at);
+    store_strip<B>(p, n, values.data + at);
   }
 };
 }  // namespace detail

@@ -10,7 +10,7 @@ namespace detail {
 template <Backend B>
 struct ClipStrip {
   using T = typename B::Scalar;
-  static constexpr Index strip = flat_strip<B>;
+  static constexpr Index length = flat_strip<B>;
   Vector<B> x;
   const double* squared_norm;
   double limit;
@@ -20,11 +20,11 @@ struct ClipStrip {
     if (!(norm >= limit)) return;
     const auto factor = static_cast<T>(limit / norm);
     const Index n = strip_length<B>(s, x.size);
-    T* at = x.data + s * strip;
-    T v[strip];
-    load_strip(at, n, v);
-    for (Index i = 0; i < strip; ++i) v[i] *= factor;
-    store_strip(v, n, at);
+    T* at = x.data + s * length;
+    StripArray<B> v;
+    load_strip<B>(at, n, v);
+    for (Index i = 0; i < length; ++i) v[i] *= factor;
+    store_strip<B>(v, n, at);
   }
 };
 }  // namespace detail

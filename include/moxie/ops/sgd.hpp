@@ -17,23 +17,23 @@ namespace detail {
 template <Backend B>
 struct SgdStrip {
   using T = typename B::Scalar;
-  static constexpr Index strip = flat_strip<B>;
+  static constexpr Index length = flat_strip<B>;
   Vector<B> values;
   ConstVector<B> gradients;
   Vector<B> trace;
   SgdFactors<T> f;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index s) const {
-    const Index at = s * strip;
+    const Index at = s * length;
     const Index n = strip_length<B>(s, values.size);
-    T p[strip], g[strip], t[strip];
-    load_strip(values.data + at, n, p);
-    load_strip(gradients.data + at, n, g);
-    load_strip(trace.data + at, n, t);
-    for (Index i = 0; i < strip; ++i) t[i] = g[i] + f.momentum * t[i];
-    for (Index i = 0; i < strip; ++i) p[i] -= f.learning_rate * (t[i] + f.decay * p[i]);
-    store_strip(t, n, trace.data + at);
-    store_strip(p, n, values.data + at);
+    StripArray<B> p, g, t;
+    load_strip<B>(values.data + at, n, p);
+    load_strip<B>(gradients.data + at, n, g);
+    load_strip<B>(trace.data + at, n, t);
+    for (Index i = 0; i < length; ++i) t[i] = g[i] + f.momentum * t[i];
+    for (Index i = 0; i < length; ++i) p[i] -= f.learning_rate * (t[i] + f.decay * p[i]);
+    store_strip<B>(t, n, trace.data + at);
+    store_strip<B>(p, n, values.data + at);
   }
 };
 }  // namespace detail

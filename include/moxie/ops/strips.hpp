@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <type_traits>
 
 #include "moxie/core/host_device.hpp"
@@ -22,6 +23,10 @@ MOXIE_HD MOXIE_INLINE constexpr Index strips_of(Index size) {
   return (size + flat_strip<B> - 1) / flat_strip<B>;
 }
 
+/// A strip on the stack.
+template <class B>
+using StripArray = typename B::Scalar[static_cast<std::size_t>(flat_strip<B>)];
+
 inline constexpr Index strip_grain = 128;  // strips a task: 8192 elements on a host
 
 /// Elements of strip `s` of a vector of `size`.
@@ -31,19 +36,21 @@ MOXIE_HD MOXIE_INLINE constexpr Index strip_length(Index s, Index size) {
   return left < flat_strip<B> ? left : flat_strip<B>;
 }
 
-template <Index strip, class T>
-MOXIE_HD MOXIE_INLINE void load_strip(const T* from, Index n, T (&to)[strip]) {
-  if (n == strip) {
-    for (Index i = 0; i < strip; ++i) to[i] = from[i];
+template <class B, class T>
+MOXIE_HD MOXIE_INLINE void load_strip(const T* from, Index n, T* to) {
+  constexpr Index length = flat_strip<B>;
+  if (n == length) {
+    for (Index i = 0; i < length; ++i) to[i] = from[i];
   } else {
-    for (Index i = 0; i < strip; ++i) to[i] = i < n ? from[i] : T(0);
+    for (Index i = 0; i < length; ++i) to[i] = i < n ? from[i] : T(0);
   }
 }
 
-template <Index strip, class T>
-MOXIE_HD MOXIE_INLINE void store_strip(const T (&from)[strip], Index n, T* to) {
-  if (n == strip) {
-    for (Index i = 0; i < strip; ++i) to[i] = from[i];
+template <class B, class T>
+MOXIE_HD MOXIE_INLINE void store_strip(const T* from, Index n, T* to) {
+  constexpr Index length = flat_strip<B>;
+  if (n == length) {
+    for (Index i = 0; i < length; ++i) to[i] = from[i];
   } else {
     for (Index i = 0; i < n; ++i) to[i] = from[i];
   }
