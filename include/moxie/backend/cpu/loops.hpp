@@ -32,11 +32,12 @@ struct ChunkSums {
       }
       for (Index k = 0; k < loop_strip; ++k) out[c + k] = sum[k];
     }
-    for (; c < cols; ++c) {
-      T sum = 0;
-      for (Index r = first_row; r < last_row; ++r) sum += g(r, c);
-      out[c] = sum;
+    T sum[static_cast<std::size_t>(loop_strip)] = {};
+    for (Index r = first_row; r < last_row; ++r) {
+      MOXIE_INDEPENDENT
+      for (Index k = 0; k < cols - c; ++k) sum[k] += g(r, c + k);
     }
+    for (Index k = 0; k < cols - c; ++k) out[c + k] = sum[k];
   }
 };
 
