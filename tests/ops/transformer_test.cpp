@@ -129,7 +129,7 @@ TEST_CASE_TEMPLATE("attention equals the loop on column blocks of one matrix", B
     Index images, queries, keys, heads, width;
   };
   for (const Case& c : {Case{2, 3, 3, 2, 4}, Case{3, 1, 5, 2, 3}, Case{2, 17, 17, 1, 16}}) {
-    const AttentionShape shape{c.images, c.queries, c.keys, c.heads, 0.5};
+    const AttentionShape shape{c.images, c.queries, c.keys, c.heads, c.width, 0.5};
     const Index columns = c.heads * c.width;
     const Padded<B> q(backend, c.images * c.queries, columns, 3);
     const Padded<B> kv(backend, c.images * c.keys, 2 * columns, 1, 5);

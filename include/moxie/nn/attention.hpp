@@ -108,6 +108,7 @@ class SelfAttention {
             .queries = config_.tokens,
             .keys = config_.tokens,
             .heads = config_.heads,
+            .width = config_.width / config_.heads,
             .scale = 1 / std::sqrt(static_cast<double>(config_.width / config_.heads))};
   }
   template <class T, class Space>

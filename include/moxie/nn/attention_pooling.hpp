@@ -162,6 +162,7 @@ class AttentionPooling {
             .queries = 1,
             .keys = config_.tokens,
             .heads = config_.heads,
+            .width = config_.width / config_.heads,
             .scale = 1 / std::sqrt(static_cast<double>(config_.width / config_.heads))};
   }
   template <class T, class Space>

@@ -11,8 +11,9 @@ struct AttentionShape {
   Index images = 0;
   Index queries = 0;  ///< tokens that ask, per image
   Index keys = 0;     ///< tokens that are looked at, per image
-  Index heads = 1;    ///< divides the columns
-  double scale = 1;   ///< of the scores: 1 / sqrt(width of a head)
+  Index heads = 1;
+  Index width = 0;   ///< columns of a head
+  double scale = 1;  ///< of the scores: 1 / sqrt(width)
 };
 
 /// What an attention keeps from its forward to its backward, and works in. A backend with a twin
@@ -26,10 +27,9 @@ struct AttentionMemory {
 namespace detail {
 /// The heads of x [images * tokens, heads * width], each a [tokens, width] matrix.
 template <class T, class Space>
-BatchView<T, Space> heads_of(MatrixView<T, Space> x, Index images, Index heads) {
-  const Index tokens = images > 0 ? x.rows / images : 0;
-  const Index width = x.cols / heads;
-  return {{x.data, tokens, width, x.stride}, images, tokens * x.stride, heads, width};
+BatchView<T, Space> heads_of(MatrixView<T, Space> x, const AttentionShape& s) {
+  const Index tokens = s.images > 0 ? x.rows / s.images : 0;
+  return {{x.data, tokens, s.width, x.stride}, s.images, tokens * x.stride, s.heads, s.width};
 }
 /// The weights of each image and head: [queries, keys] matrices, one after the other.
 template <class T, class Space>
@@ -74,12 +74,11 @@ struct Attention {
     const Matrix<B> p = memory.kept.top(s.images * s.heads * s.queries);
     const Batched<B> scores = detail::weights_of(p, s);
     b.batched_gemm(Op::none, Op::transpose, static_cast<T>(s.scale),
-                   ConstBatched<B>(detail::heads_of(q, s.images, s.heads)),
-                   ConstBatched<B>(detail::heads_of(k, s.images, s.heads)), T(0), scores);
+                   ConstBatched<B>(detail::heads_of(q, s)), ConstBatched<B>(detail::heads_of(k, s)),
+                   T(0), scores);
     softmax_rows(b, ConstMatrix<B>(p), p);
     b.batched_gemm(Op::none, Op::none, T(1), ConstBatched<B>(scores),
-                   ConstBatched<B>(detail::heads_of(v, s.images, s.heads)), T(0),
-                   detail::heads_of(o, s.images, s.heads));
+                   ConstBatched<B>(detail::heads_of(v, s)), T(0), detail::heads_of(o, s));
   }
 };
 inline constexpr Attention attention{};
@@ -101,7 +100,7 @@ struct AttentionBackward {
     const Index rows = s.images * s.heads * s.queries;
     const ConstMatrix<B> p = memory.kept.top(rows);
     const Matrix<B> dp = memory.working.top(rows);
-    const auto heads = [&s](auto x) { return detail::heads_of(x, s.images, s.heads); };
+    const auto heads = [&s](auto x) { return detail::heads_of(x, s); };
     const ConstBatched<B> weights = detail::weights_of(p, s);
     const Batched<B> d_weights = detail::weights_of(dp, s);
     const auto scale = static_cast<T>(s.scale);
