@@ -1,27 +1,12 @@
 #include <doctest/doctest.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
+#include "backend/allocations.hpp"
 #include "backend/reference.hpp"
 #include "moxie/backend/thread_pool.hpp"
-
-// Replaces the program's operator new by one that counts: no primitive may allocate, on any thread.
-namespace {
-std::atomic<long> allocations{0};
-}
-
-void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* p = std::malloc(bytes > 0 ? bytes : 1)) return p;
-  throw std::bad_alloc();
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -60,7 +45,7 @@ TEST_CASE_TEMPLATE("no primitive allocates", T, float, double) {
       left.columns(0, 150), {index.data(), 300}, {scale.data(), 300}, {offset.data(), 3}, 300};
   const moxie::Rows<B> dy{right, {}, {}, {offset.data(), 3}, 300};
 
-  const long before = allocations;
+  const int before = moxie::test::allocations();
   for (const Op op_a : {Op::none, Op::transpose}) {
     for (const Op op_b : {Op::none, Op::transpose}) {
       cpu.gemm(op_a, op_b, T(1), left, right, T(1), out);
@@ -79,5 +64,5 @@ TEST_CASE_TEMPLATE("no primitive allocates", T, float, double) {
   cpu.exclusive_scan({index.data(), 300}, {values.data(), 300}, scratch);
   cpu.fill(moxie::VectorView<T>{sums.data(), 300}, T(0));
   cpu.copy(sums.data(), scale.data(), 300 * sizeof(T));
-  CHECK(allocations == before);
+  CHECK(moxie::test::allocations() == before);
 }

@@ -7,11 +7,12 @@
 #error "moxie: the CPU backend is written with GNU vector extensions: use GCC or Clang"
 #endif
 
-// nvcc's host pass keeps the loops but does not know these pragmas.
+// nvcc hands GCC's pragmas on to GCC, but first warns that it does not know them. Without them its copy of a
+// kernel would be the slow one, and the linker might keep that for the whole program.
 #if defined(__CUDACC__)
-#define MOXIE_UNROLL
-#define MOXIE_INDEPENDENT
-#elif defined(__clang__)
+#pragma nv_diag_suppress 1675
+#endif
+#if defined(__clang__)
 #define MOXIE_UNROLL _Pragma("unroll")
 #define MOXIE_INDEPENDENT  // Clang's checks for overlap are cheap, and its promise warns where it cannot vectorise
 #else

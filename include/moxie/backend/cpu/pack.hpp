@@ -59,8 +59,8 @@ template <class V, int... I>
 MOXIE_INLINE void interleave(const V& a, const V& b, V& low, V& high,
                              std::integer_sequence<int, I...> /*lanes*/) {
   constexpr int n = sizeof...(I);
-  low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * n)...);
-  high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * n + n / 2)...);
+  shuffle(a, b, low, std::integer_sequence<int, (I / 2 + I % 2 * n)...>{});
+  shuffle(a, b, high, std::integer_sequence<int, (I / 2 + I % 2 * n + n / 2)...>{});
 }
 
 /// out[p * step + i] = from[i][p], a block of one vector squared, in registers.
