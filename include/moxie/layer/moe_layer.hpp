@@ -162,8 +162,10 @@ class MoeLayer {
       throw_config("moxie::MoeLayer: shape.group is ", shape.group,
                    ", expected >= 0 (0 = all tokens of the pass)");
     if constexpr (requires { router.check(shape.experts); }) router.check(shape.experts);
-    // The rule is asked once here, so that one that makes no sense fails now and not in the first pass.
-    (void)slots(shape.group > 0 ? shape.group : shape.experts, Mode::train);
+    // The rule is asked here, so that one that makes no sense fails now and not in the first pass. Without a fixed
+    // group it is asked for a large one: whether a small one has slots is known when it comes.
+    for (const Mode mode : {Mode::train, Mode::eval})
+      (void)slots(shape.group > 0 ? shape.group : shape.experts << 20, mode);
     gate_.declare(scope_, shape.width, shape.experts, gate_state_);
     expert_.declare(scope_, {shape.experts, shape.width}, expert_state_);
   }
@@ -203,7 +205,9 @@ class MoeLayer {
     // A tape may be made for more tokens than whole groups.
     t.bound = shape_.group > 0 ? tokens / shape_.group * shape_.group : tokens;
     RoutingShape s = routing_shape(t.bound, Mode::train);
-    if (const RoutingShape eval = routing_shape(t.bound, Mode::eval); eval.rows > s.rows) s = eval;
+    // By capacity, not by rows: a dispatcher that pads to the capacity may need more for as many rows.
+    if (const RoutingShape eval = routing_shape(t.bound, Mode::eval); eval.capacity > s.capacity)
+      s = eval;
     B& b = backend();
     bind_routing(arena, s, t);
     bind_dispatch(arena, s, t);
@@ -309,6 +313,7 @@ class MoeLayer {
   /// Their weighted values in the tape's last forward; zeros if it did not ask for them. Blocks.
   std::array<T, regularizers> read_losses(const Tape& t) const {
     std::array<T, regularizers> host{};
+    if (t.context.shape.tokens == 0) return host;  // nothing ran on this tape
     if constexpr (regularizers > 0)
       backend().copy_to_host(host.data(), t.losses.data, sizeof(host));
     check(t);
@@ -316,6 +321,7 @@ class MoeLayer {
   }
   /// @throws numeric_error naming the first token whose logits were not finite in the last forward. Blocks.
   void check(const Tape& t) const {
+    if (t.context.shape.tokens == 0) return;
     const Index bad = read_first_non_finite(backend(), {t.routing.status.data, 1});
     if (bad >= 0)
       throw_numeric("moxie::MoeLayer::forward: the gate's logits of token ",
@@ -389,7 +395,13 @@ class MoeLayer {
     if (pass.pairs && pass.pairs.cols != 2)
       throw_shape("moxie::MoeLayer::forward: pass.pairs is [", pass.pairs.rows, " x ",
                   pass.pairs.cols, "], expected [pairs x 2]");
-    if (given.empty()) return;
+    if (given.empty()) {
+      // Only a rule that gives a smaller pass more slots than the one the tape was made for can come here.
+      if (s.rows > t.routing.bound_rows() || dispatcher_.rows(s) > t.rows.rows)
+        throw_shape("moxie::MoeLayer::forward: ", s.tokens, " tokens with a capacity of ", s.capacity,
+                    " may fill ", s.rows, " rows, the tape has room for ", t.routing.bound_rows());
+      return;
+    }
     if constexpr (!ComposedRouter<R, B>) {
       throw_config("moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, so it "
                    "cannot take choices from outside");
@@ -401,12 +413,13 @@ class MoeLayer {
       if (!by_rank && (given.choice.rows != s.tokens || given.choice.cols > s.choices))
         throw_shape("moxie::MoeLayer::forward: pass.routes: choice is [", given.choice.rows, " x ",
                     given.choice.cols, "], expected [", s.tokens, " x at most ", s.choices, "]");
-      if (!by_rank && given.weights == Routes<B>::Weights::given &&
-          (given.weight.rows != s.tokens || given.weight.cols != given.choice.cols))
+      const Index columns = by_rank ? 1 : given.choice.cols;
+      if (given.weights == Routes<B>::Weights::given &&
+          (given.weight.rows != s.tokens || given.weight.cols != columns))
         throw_shape("moxie::MoeLayer::forward: pass.routes: weight is [", given.weight.rows, " x ",
-                    given.weight.cols, "], expected the shape of choice, [", s.tokens, " x ",
-                    given.choice.cols, "]");
-      const Index most = s.tokens * (by_rank ? 1 : given.choice.cols);
+                    given.weight.cols, "], expected [", s.tokens, " x ", columns,
+                    "], one for each choice");
+      const Index most = s.tokens * columns;
       if (most > t.routing.bound_rows() || dispatcher_.rows(s) > t.rows.rows)
         throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", most,
                     " rows, the tape has room for ", t.routing.bound_rows(),
