@@ -26,6 +26,10 @@ struct CapacityFactor {
       throw_config("moxie::CapacityFactor: multiple_of is ", multiple_of, ", expected >= 1");
     const double wanted =
         static_cast<double>(q.tokens * q.choices) * factor / static_cast<double>(q.experts);
+    // Above, Index could not hold what follows.
+    if (!(wanted <= most))
+      throw_config("moxie::CapacityFactor: factor ", factor, " asks for ", wanted,
+                   " slots, expected at most ", most);
     const auto rounded =
         static_cast<Index>(rounding == Rounding::ceil ? std::ceil(wanted) : half_even(wanted));
     return (rounded + multiple_of - 1) / multiple_of * multiple_of;
@@ -33,6 +37,7 @@ struct CapacityFactor {
   friend constexpr bool operator==(const CapacityFactor&, const CapacityFactor&) = default;
 
  private:
+  static constexpr double most = 1e15;
   /// Does not depend on the rounding mode of the caller's program, as std::nearbyint would.
   static double half_even(double x) {
     const double low = std::floor(x);

@@ -50,6 +50,7 @@ struct WeighRowBackward {
         sum += probs(t, choice(t, k));
         inner += d_weight(t, k) * weight(t, k);
       }
+      if (!(sum > 0)) sum = 1;  // as forward, which then does not divide
     }
     for (Index k = 0; k < choice.cols; ++k)
       if (choice(t, k) >= 0) d_probs(t, choice(t, k)) += (d_weight(t, k) - inner) / sum;
