@@ -13,7 +13,8 @@ namespace moxie::detail {
 /// v[0] = all lanes folded by halves with combine(V&, const V&).
 template <int Half, class V, class F, int... I>
 MOXIE_INLINE void fold_lanes(V& v, const F& combine, std::integer_sequence<int, I...> lane) {
-  const V other = __builtin_shufflevector(v, v, (I ^ Half)...);
+  V other;
+  shuffle(v, v, other, std::integer_sequence<int, (I ^ Half)...>{});
   combine(v, other);
   if constexpr (Half > 1) fold_lanes<Half / 2>(v, combine, lane);
 }
