@@ -14,7 +14,8 @@ moxie::Metadata CheckpointInfo::to_metadata() const {
                        {"image", {image.height, image.width, image.channels}},
                        {"step", step},
                        {"data_fingerprint", data_fingerprint},
-                       {"train_seconds", train_seconds}};
+                       {"train_seconds", train_seconds},
+                       {"window", window}};
   return {{"vmoe", values.dump()}};
 }
 
@@ -35,6 +36,7 @@ CheckpointInfo CheckpointInfo::from_metadata(const moxie::Metadata& metadata,
     values.at("step").get_to(info.step);
     values.at("data_fingerprint").get_to(info.data_fingerprint);
     values.at("train_seconds").get_to(info.train_seconds);
+    values.at("window").get_to(info.window);
     return info;
   } catch (const json::exception& e) {
     moxie::throw_io("vmoe: the metadata of '", file, "' is damaged: ", e.what());

@@ -6,6 +6,7 @@
 
 #include "data/dataset.hpp"
 #include "data/normalization.hpp"
+#include "metrics_window.hpp"
 #include "moxie/io/checkpoint.hpp"
 #include "options.hpp"
 
@@ -20,6 +21,7 @@ struct CheckpointInfo {
   std::uint64_t step = 0;
   std::uint64_t data_fingerprint = 0;
   double train_seconds = 0;
+  MetricsWindow window;
 
   moxie::Metadata to_metadata() const;
   /// @throws moxie::io_error if `metadata` of `file` is not that of a vmoe checkpoint

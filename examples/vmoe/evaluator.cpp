@@ -11,6 +11,7 @@ Evaluator::Evaluator(const Model& model, const ModelPlan& plan, bool sigmoid, In
                      Index batch)
     : model_(model),
       tokens_(plan.vit.tokens()),
+      channels_(plan.vit.channels),
       group_(group_images),
       batch_((batch + group_images - 1) / group_images * group_images),
       classes_(plan.vit.classes),
@@ -38,11 +39,11 @@ const std::vector<float>& Evaluator::scores(const std::vector<float>& inputs, In
   return scores_;
 }
 
-void Evaluator::run(const ImageSet& set, const Normalization& normalization, Evaluation& result,
-                    const std::function<bool()>& cancelled) {
+void Evaluator::run(const ImageSet& set, const Normalization& normalization, Evaluation& result) {
   result = {};
   Backend& backend = model_.parameters().backend();
-  const Batches batches(set, classes_, normalization, {.batch_size = batch_},
+  const Batches batches(set, classes_, normalization,
+                        {.batch_size = batch_, .model_channels = channels_},
                         Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
   std::vector<float> inputs(to_size(batch_ * model_.input_width()));
@@ -51,7 +52,6 @@ void Evaluator::run(const ImageSet& set, const Normalization& normalization, Eva
   double correct = 0;
   Index seen = 0;
   for (Index b = 0; b < batches.per_epoch(); ++b) {
-    if (cancelled && cancelled()) break;
     const Index images = batches.rows(b);
     const BatchBuffers buffers{.images = inputs, .targets = targets_, .labels = labels};
     const Index parts = std::min<Index>(backend.workers(), images);

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "data/batch.hpp"
@@ -15,24 +14,25 @@ struct Evaluation {
   LoadCounter load;
 };
 
-/// Runs a model over a set of images without changing it. Routing of an image does not depend on the others unless the
-/// evaluation capacity drops tokens.
+/// Runs a model over a set of images without changing it. Routing of an image does not depend on
+/// the others unless the evaluation capacity drops tokens.
 class Evaluator {
  public:
-  /// `group_images` as in the options: the last batch is filled up to whole groups with masked images.
-  Evaluator(const Model& model, const ModelPlan& plan, bool sigmoid, Index group_images, Index batch);
+  /// `group_images` as in the options: the last batch is filled up to whole groups with masked
+  /// images.
+  Evaluator(const Model& model, const ModelPlan& plan, bool sigmoid, Index group_images,
+            Index batch);
 
-  /// `cancelled` is asked between batches; true ends the evaluation early, with what was seen so far.
-  void run(const ImageSet& set, const Normalization& normalization, Evaluation& result,
-           const std::function<bool()>& cancelled = {});
+  void run(const ImageSet& set, const Normalization& normalization, Evaluation& result);
 
-  /// Scores [images, classes] of one batch given as inputs; leaves its routes in the tape for `visit`.
+  /// Scores [images, classes] of one batch given as inputs; leaves its routes in the tape for
+  /// `visit`.
   const std::vector<float>& scores(const std::vector<float>& inputs, Index images);
   void visit(moxie::RoutingVisitor<Backend>& visitor) { model_.visit_routing(tape_, visitor); }
 
  private:
   const Model& model_;
-  Index tokens_, group_, batch_, classes_;
+  Index tokens_, channels_, group_, batch_, classes_;
   bool sigmoid_;
   moxie::Memory<Backend> memory_;
   Model::Tape tape_;

@@ -1,6 +1,9 @@
 #include "interrupt.hpp"
 
+#include <unistd.h>
+
 #include <csignal>
+#include <string_view>
 
 namespace vmoe {
 namespace {
@@ -9,6 +12,9 @@ volatile std::sig_atomic_t interrupted = 0;
 
 void on_signal(int signal) {
   interrupted = 1;
+  // Only what a signal handler may call. An evaluation that is running can take a while.
+  constexpr std::string_view note = "\nvmoe: stopping after this step; once more stops at once\n";
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, note.data(), note.size());
   std::signal(signal, SIG_DFL);
 }
 

@@ -2,8 +2,9 @@
 
 namespace vmoe {
 
-/// From its construction on, Ctrl-C and a termination request only raise a flag, which training looks at between steps; a
-/// second one ends the program at once. The former behaviour comes back with its destruction.
+/// From its construction on, Ctrl-C and a termination request only raise a flag, which training
+/// looks at between steps; a second one ends the program at once. The former behaviour comes back
+/// with its destruction.
 class InterruptGuard {
  public:
   InterruptGuard();

@@ -25,8 +25,7 @@ class LoadCounter final : public moxie::RoutingVisitor<Backend> {
   double dropped_share() const;  ///< over all layers
   /// Weighted losses of all regularizers in the last pass, added up.
   double regularizers() const { return regularizers_; }
-  void losses(std::span<const std::string_view> names,
-              moxie::ConstVector<Backend> values) override;
+  void losses(std::span<const std::string_view> names, moxie::ConstVector<Backend> values) override;
 
   /// [{"block", "load": share of each expert, "dropped"}]; blocks[i] holds the i-th MoE layer.
   nlohmann::json to_json(const std::vector<Index>& blocks) const;

@@ -41,8 +41,8 @@ std::vector<Index> placement_of(const std::string& name, std::vector<Index> pres
   if (name == "preset") {
     for (const Index b : preset)
       if (b >= blocks)
-        moxie::throw_config("vmoe: moe is 'preset', but the preset's block ", b,
-                            " is beyond the ", blocks, " blocks: name the placement (--moe last-2)");
+        moxie::throw_config("vmoe: moe is 'preset', but the preset's block ", b, " is beyond the ",
+                            blocks, " blocks: name the placement (--moe last-2)");
     return preset;
   }
   using Rule = std::vector<Index> (*)(Index, Index);
@@ -78,8 +78,8 @@ double layer_flops(const moxie::VitConfig& vit, const Options& options, Index de
   return flops + 2 * d * static_cast<double>(vit.classes);
 }
 
-using Capacity =
-    moxie::WithPriority<moxie::AnyPriority, moxie::TrainEval<moxie::AnyCapacity, moxie::AnyCapacity>>;
+using Capacity = moxie::WithPriority<moxie::AnyPriority,
+                                     moxie::TrainEval<moxie::AnyCapacity, moxie::AnyCapacity>>;
 
 Capacity make_capacity(const Options& o) {
   const auto factor = [&o](double f) {
@@ -98,7 +98,10 @@ ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
   vit = moxie::vit_preset(o.preset);
   vit.image_height = image.height;
   vit.image_width = image.width;
-  vit.channels = image.channels;
+  vit.channels = o.channels == 0 ? image.channels : o.channels;
+  if (vit.channels != image.channels && image.channels != 1)
+    moxie::throw_config("vmoe: channels is ", o.channels, ", but the images have ", image.channels,
+                        "; expected 0 or ", image.channels);
   vit.classes = classes;
   const auto take = [](Index option, Index& size) {
     if (option != 0) size = option;
@@ -129,9 +132,8 @@ Model make_model(Backend& backend, const Options& o, const ModelPlan& plan) {
     }
     return moxie::MoeLayer{
         scope,
-        moxie::MoeShape{.width = vit.width,
-                        .experts = o.experts,
-                        .group = o.group_images * vit.tokens()},
+        moxie::MoeShape{
+            .width = vit.width, .experts = o.experts, .group = o.group_images * vit.tokens()},
         moxie::WithNoise{moxie::GaussianNoise{.std = o.noise},
                          moxie::TopKRouter{.k = o.k, .renormalize = o.renormalize}},
         make_capacity(o),
@@ -151,6 +153,7 @@ nlohmann::json describe(const Options& o, const ModelPlan& plan, const Model& mo
                         {"heads", vit.heads},
                         {"hidden", vit.hidden},
                         {"patch", vit.patch},
+                        {"channels", vit.channels},
                         {"tokens", vit.tokens()},
                         {"parameters", model.parameters().size()},
                         {"active_flops_per_image", plan.active_flops}};

@@ -16,15 +16,16 @@ using Model = moxie::AnyLayer<Backend>;
 
 /// What the options make of a vision transformer for images of this shape.
 struct ModelPlan {
-  moxie::VitConfig vit;            ///< moe_blocks: those that hold experts, or stand in for them in the dense twin
-  Index dense_hidden = 0;          ///< hidden width of the perceptron there in the dense twin
-  double active_flops = 0;         ///< of a forward pass over one image, 2 per multiply-add
+  moxie::VitConfig vit;    ///< moe_blocks: those with experts, or with the dense twin's perceptrons
+  Index dense_hidden = 0;  ///< hidden width of the perceptron there in the dense twin
+  double active_flops = 0;  ///< of a forward pass over one image, 2 per multiply-add
 };
 
 /// @throws moxie::config_error if an option makes no sense or does not fit the images
 ModelPlan plan_model(const Options& options, const ImageShape& image, Index classes);
 
-/// Builds the model with its parameters initialized from options.seed.   @throws moxie::config_error
+/// Builds the model with its parameters initialized from options.seed.
+/// @throws moxie::config_error
 Model make_model(Backend& backend, const Options& options, const ModelPlan& plan);
 
 /// For config.json and the report: sizes, placement, number of parameters.

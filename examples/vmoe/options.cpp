@@ -1,9 +1,13 @@
 #include "options.hpp"
 
+#include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <type_traits>
+#include <vector>
 
 #include "moxie/core/error.hpp"
 #include "nearest.hpp"
@@ -21,6 +25,8 @@ constexpr const char* type_name() {
   if constexpr (std::is_integral_v<T>) return "a whole number";
 }
 
+constexpr std::uint64_t largest_index = std::numeric_limits<Index>::max();
+
 template <class T>
 bool has_type(const json& value) {
   if constexpr (std::same_as<T, bool>) {
@@ -32,7 +38,24 @@ bool has_type(const json& value) {
   } else if constexpr (std::is_unsigned_v<T>) {
     return value.is_number_unsigned();
   } else {
-    return value.is_number_integer();
+    return value.is_number_integer() &&
+           (!value.is_number_unsigned() || value.get<std::uint64_t>() <= largest_index);
+  }
+}
+
+/// All of the text, or false; no spaces, octal numbers or negative unsigned ones.
+template <class T>
+bool read(const std::string& text, T& value) {
+  if constexpr (std::same_as<T, std::string>) {
+    value = text;
+    return true;
+  } else if constexpr (std::same_as<T, bool>) {
+    value = text == "true";
+    return value || text == "false";
+  } else {
+    const char* const end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, value);
+    return error == std::errc{} && stop == end;
   }
 }
 
@@ -50,50 +73,87 @@ json to_json(const Options& options) {
   return out;
 }
 
-std::vector<std::string> option_names() {
-  std::vector<std::string> names;
-  const Options options;
-  visit_options(options, [&](const char*, const char* name, const auto&, const char*) {
-    names.emplace_back(name);
-  });
-  return names;
-}
-
-void apply_json(const json& values, std::string_view source, Options& options) {
+OptionNames apply_json(const json& values, std::string_view source, Options& options) {
   if (!values.is_object())
     moxie::throw_config(source, ": expected an object of options, got ", values.type_name());
-  const std::vector<std::string> names = option_names();
-  for (const auto& [key, value] : values.items())
-    if (std::find(names.begin(), names.end(), key) == names.end())
-      moxie::throw_config(source, ": unknown key '", key, "'", suggestion(key, names));
+  std::vector<std::string> known;
+  OptionNames given;
   visit_options(options, [&](const char*, const char* name, auto& member, const char*) {
     using T = std::remove_cvref_t<decltype(member)>;
+    known.emplace_back(name);
     const auto found = values.find(name);
     if (found == values.end()) return;
     if (!has_type<T>(*found))
       moxie::throw_config(source, ": '", name, "' is ", found->dump(), ", expected ",
                           type_name<T>());
     member = found->template get<T>();
+    given.emplace(name);
+  });
+  for (const auto& item : values.items())
+    if (!given.contains(item.key()))
+      moxie::throw_config(source, ": unknown key '", item.key(), "'",
+                          suggestion(item.key(), known));
+  return given;
+}
+
+OptionNames apply_config_file(const std::string& path, Options& options) {
+  std::ifstream in(path);
+  json values;
+  try {
+    // Reading a folder fails only here.
+    if (!in || in.peek() == std::ifstream::traits_type::eof())
+      moxie::throw_config("vmoe: cannot read the configuration '", path,
+                          "', or it is empty; expected a JSON object of options");
+    values = json::parse(in);
+  } catch (const json::exception& e) {
+    moxie::throw_config("vmoe: the configuration '", path, "' is not JSON: ", e.what());
+  }
+  // A run's own config.json keeps the options beside what was found out about data and model.
+  if (values.is_object() && values.contains("options")) {
+    const json options_of_run = values["options"];
+    values = options_of_run;
+  }
+  return apply_json(values, path, options);
+}
+
+void apply_flag(std::string_view name, const std::string& text, Options& options) {
+  visit_options(options, [&](const char*, const char* key, auto& member, const char*) {
+    using T = std::remove_cvref_t<decltype(member)>;
+    if (key != name) return;
+    if (!read(text, member))
+      moxie::throw_config("vmoe: ", flag_of(name), " is '", text, "', expected ", type_name<T>());
   });
 }
 
-void apply_config_file(const std::string& path, Options& options) {
-  std::ifstream in(path);
-  if (!in) moxie::throw_io("vmoe: cannot read the configuration '", path, "'");
-  json values;
-  try {
-    values = json::parse(in);
-  } catch (const json::exception& e) {
-    moxie::throw_io("vmoe: the configuration '", path, "' is not JSON: ", e.what());
-  }
-  // A run's own config.json keeps the options beside what was found out about data and model.
-  if (values.is_object() && values.contains("options")) values = values["options"];
-  apply_json(values, path, options);
+std::string flag_of(std::string_view name) {
+  std::string flag = "--" + std::string(name);
+  std::replace(flag.begin(), flag.end(), '_', '-');
+  return flag;
+}
+
+void require_same_run(const Options& own, const Options& other, std::string_view source,
+                      const OptionNames* names) {
+  const json theirs = to_json(other);
+  visit_options(own, [&](const char* group, const char* name, const auto& member, const char*) {
+    const std::string_view key = name;
+    if (std::string_view(group) == "running" || key == "data") return;
+    if (names != nullptr && !names->contains(key)) return;
+    if (theirs[name] != json(member))
+      moxie::throw_config(source, ": ", name, " is ", theirs[name].dump(), ", but the run has ",
+                          json(member).dump(), ": a resumed run keeps its options");
+  });
 }
 
 void check(const Options& o) {
+  visit_options(o, [](const char*, const char* name, const auto& member, const char*) {
+    if constexpr (std::same_as<decltype(member), const double&>)
+      require(std::isfinite(member), name, member, "a finite number");
+  });
   require(!o.data.empty(), "data", "empty", "a path (--data PATH)");
-  require(o.epochs > 0 && std::isfinite(o.epochs), "epochs", o.epochs, "> 0");
+  require(!o.out.empty(), "out", "empty", "a path (--out DIR)");
+  require(o.channels == 0 || o.channels == 1 || o.channels == 3, "channels", o.channels,
+          "0, 1 or 3");
+  require(o.epochs > 0, "epochs", o.epochs, "> 0");
   require(o.batch >= 1, "batch", o.batch, ">= 1");
   require(o.group_images >= 1 && o.batch % o.group_images == 0, "group_images", o.group_images,
           moxie::detail::message("a divisor of batch, which is ", o.batch).c_str());
@@ -101,6 +161,7 @@ void check(const Options& o) {
   require(o.end_learning_rate >= 0, "end_learning_rate", o.end_learning_rate, ">= 0");
   require(o.warmup_epochs >= 0 && o.warmup_epochs <= o.epochs, "warmup_epochs", o.warmup_epochs,
           moxie::detail::message("0 to epochs, which is ", o.epochs).c_str());
+  require(o.cooldown_epochs >= 0, "cooldown_epochs", o.cooldown_epochs, ">= 0");
   require(o.clip >= 0, "clip", o.clip, ">= 0");
   require(o.noise >= 0, "noise", o.noise, ">= 0");
   require(o.importance >= 0, "importance", o.importance, ">= 0");
@@ -110,7 +171,8 @@ void check(const Options& o) {
           "adamw or sgd");
   require(o.loss == "softmax" || o.loss == "sigmoid", "loss", "'" + o.loss + "'",
           "softmax or sigmoid");
-  require(o.threads >= 0, "threads", o.threads, ">= 0");
+  require(o.threads >= 0 && o.threads <= most_threads, "threads", o.threads,
+          moxie::detail::message("0 to ", most_threads).c_str());
   require(o.log_every >= 1, "log_every", o.log_every, ">= 1");
   require(o.eval_every > 0, "eval_every", o.eval_every, "> 0");
   require(o.checkpoint_every >= 0, "checkpoint_every", o.checkpoint_every, ">= 0");

@@ -1,10 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
+#include <set>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "moxie/core/view.hpp"
 
@@ -12,12 +13,13 @@ namespace vmoe {
 
 using moxie::Index;
 
-/// Every hyper-parameter of a run. The same names, with '_' for '-', are flags and keys of configuration files; a value of
-/// 0 where it says "preset" takes the preset's.
+/// Every hyper-parameter of a run. The same names, with '_' for '-', are flags and keys of
+/// configuration files; a value of 0 where it says "preset" takes the preset's.
 struct Options {
   // data
   std::string data;
   double held_out = 0.1;
+  Index channels = 0;
   // model
   std::string preset = "nano";
   Index patch = 0;
@@ -50,8 +52,11 @@ struct Options {
   double end_learning_rate = 1e-5;
   std::string schedule = "cosine";
   double warmup_epochs = 1;
+  double cooldown_epochs = 0;
+  double timescale = 10000;
   double weight_decay = 0.05;
   double momentum = 0.9;
+  double beta1 = 0.9;
   double beta2 = 0.999;
   double clip = 1.0;
   std::string loss = "softmax";
@@ -72,13 +77,15 @@ struct Options {
   friend bool operator==(const Options&, const Options&) = default;
 };
 
-/// Calls f(group, name, member, help) for each option, in the order of the help text. `running` options do not change
-/// the result of a run; a resumed run may have others.
+/// Calls f(group, name, member, help) for each option, in the order of the help text. Options of
+/// the group `running` do not change the result of a run; a resumed run may have others.
 template <class O, class F>
 void visit_options(O& o, const F& f) {
   f("data", "data", o.data,
     "images: a folder or archive <split>/<class>/*.png|jpg, CIFAR binary files, or IDX files");
-  f("data", "held_out", o.held_out, "share of each class kept for testing where the data has no test images");
+  f("data", "held_out", o.held_out,
+    "share of each class kept for testing where the data has no test images");
+  f("data", "channels", o.channels, "of the model; 0: as the data; 3: grey images become colour");
   f("model", "preset", o.preset, "nano, ti, s, b, l, h, vmoe-s, vmoe-b, vmoe-l, vmoe-h, prc-t");
   f("model", "patch", o.patch, "side of a patch in pixels; 0: the preset's");
   f("model", "width", o.width, "width of a token; 0: the preset's");
@@ -87,17 +94,24 @@ void visit_options(O& o, const F& f) {
   f("model", "hidden", o.hidden, "hidden width of a perceptron and of an expert; 0: the preset's");
   f("model", "pooling", o.pooling, "preset, token, mean, map");
   f("model", "positions", o.positions, "learned, sincos2d, none");
-  f("experts", "dense", o.dense, "the twin without experts: perceptrons of the same active FLOPs in their place");
-  f("experts", "moe", o.moe, "blocks with experts: preset, none, last-N, every-N, last-odd-N, consecutive-N");
+  f("experts", "dense", o.dense,
+    "the twin without experts: perceptrons of the same active FLOPs in their place");
+  f("experts", "moe", o.moe,
+    "blocks with experts: preset, none, last-N, every-N, last-odd-N, consecutive-N");
   f("experts", "experts", o.experts, "experts of a layer (E)");
   f("experts", "k", o.k, "experts of a token (K)");
   f("experts", "renormalize", o.renormalize, "combine weights of a token sum to 1");
-  f("experts", "noise", o.noise, "standard deviation of the router's noise in training, times 1/E; 0: none");
-  f("experts", "capacity_factor", o.capacity_factor, "slots of an expert in training, relative to balance");
-  f("experts", "eval_capacity_factor", o.eval_capacity_factor, "the same in evaluation; 0: nothing is dropped");
+  f("experts", "noise", o.noise,
+    "standard deviation of the router's noise in training, times 1/E; 0: none");
+  f("experts", "capacity_factor", o.capacity_factor,
+    "slots of an expert in training, relative to balance");
+  f("experts", "eval_capacity_factor", o.eval_capacity_factor,
+    "the same in evaluation; 0: nothing is dropped");
   f("experts", "capacity_multiple", o.capacity_multiple, "round capacity up to a multiple");
-  f("experts", "priority", o.priority, "who gets the slots: first (lower token), bpr (larger gate)");
-  f("experts", "group_images", o.group_images, "images whose tokens share one capacity; divides the batch");
+  f("experts", "priority", o.priority,
+    "who gets the slots: first (lower token), bpr (larger gate)");
+  f("experts", "group_images", o.group_images,
+    "images whose tokens share one capacity; divides the batch");
   f("experts", "importance", o.importance, "weight of the importance loss");
   f("experts", "load", o.load, "weight of the load loss (needs noise)");
   f("experts", "same_experts", o.same_experts, "all experts of a layer start alike, as in V-MoE");
@@ -108,18 +122,22 @@ void visit_options(O& o, const F& f) {
   f("training", "end_learning_rate", o.end_learning_rate, "end of the schedule");
   f("training", "schedule", o.schedule, "constant, linear, cosine, rsqrt");
   f("training", "warmup_epochs", o.warmup_epochs, "epochs of linear warm-up");
+  f("training", "cooldown_epochs", o.cooldown_epochs, "of rsqrt: epochs of linear cool-down");
+  f("training", "timescale", o.timescale, "of rsqrt: steps");
   f("training", "weight_decay", o.weight_decay, "of kernels, times the learning rate");
   f("training", "momentum", o.momentum, "of sgd");
+  f("training", "beta1", o.beta1, "of adamw");
   f("training", "beta2", o.beta2, "of adamw");
   f("training", "clip", o.clip, "largest global norm of the gradients; 0: none");
   f("training", "loss", o.loss, "softmax, sigmoid");
   f("training", "label_smoothing", o.label_smoothing, "share of the label spread over all classes");
   f("training", "mixup", o.mixup, "concentration of mixup; 0: none");
-  f("training", "crop_padding", o.crop_padding, "pixels of border before the random crop; 0: no crop");
+  f("training", "crop_padding", o.crop_padding,
+    "pixels of border before the random crop; 0: no crop");
   f("training", "flip", o.flip, "mirror images left to right, half of the time");
   f("training", "seed", o.seed, "of all randomness");
   f("running", "out", o.out, "folder of the run: metrics, checkpoints, report");
-  f("running", "threads", o.threads, "worker threads; 0: all cores; no result depends on it");
+  f("running", "threads", o.threads, "worker threads; 0: all cores; no result depends on them");
   f("running", "log_every", o.log_every, "steps between lines of metrics.jsonl");
   f("running", "eval_every", o.eval_every, "epochs between evaluations");
   f("running", "checkpoint_every", o.checkpoint_every, "steps between checkpoints; 0: each epoch");
@@ -127,21 +145,39 @@ void visit_options(O& o, const F& f) {
   f("running", "report_images", o.report_images, "test images whose routes the report shows");
 }
 
+/// More would be a mistake, which the system reports less clearly.
+inline constexpr Index most_threads = 1024;
+
 /// Flat: one key for each option.
 nlohmann::json to_json(const Options& options);
 
-/// Sets the options that `values` names. `source` is named in errors.
-/// @throws moxie::config_error for an unknown key (with the nearest valid one) or a value of the wrong type
-void apply_json(const nlohmann::json& values, std::string_view source, Options& options);
+/// Names of options, with '_'.
+using OptionNames = std::set<std::string, std::less<>>;
+
+/// Sets the options that `values` names, and returns their names. `source` is named in errors.
+/// @throws moxie::config_error for an unknown key (with the nearest valid one) or a value of the
+/// wrong type
+OptionNames apply_json(const nlohmann::json& values, std::string_view source, Options& options);
 
 /// Reads a configuration file: a flat object of options, or a run's config.json.
-/// @throws moxie::io_error if it cannot be read or is not JSON; moxie::config_error as apply_json
-void apply_config_file(const std::string& path, Options& options);
+/// @throws moxie::config_error if it cannot be read or is not JSON, and as apply_json
+OptionNames apply_config_file(const std::string& path, Options& options);
 
-/// Names of all options, with '_'.
-std::vector<std::string> option_names();
+/// Sets one option from the text of its flag.
+/// @throws moxie::config_error naming flag, text and what was expected
+void apply_flag(std::string_view name, const std::string& text, Options& options);
 
-/// Checks the values that no library part looks at.   @throws moxie::config_error naming option, value, expectation
+/// "--learning-rate" for "learning_rate".
+std::string flag_of(std::string_view name);
+
+/// A run goes on only with the options it has. `names` limits the comparison, if given; data is
+/// compared by its fingerprint instead.
+/// @throws moxie::config_error naming an option that changes results and differs
+void require_same_run(const Options& own, const Options& other, std::string_view source,
+                      const OptionNames* names = nullptr);
+
+/// Checks the values that no library part looks at.
+/// @throws moxie::config_error naming option, value, expectation
 void check(const Options& options);
 
 }  // namespace vmoe

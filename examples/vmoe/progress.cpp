@@ -1,9 +1,22 @@
 #include "progress.hpp"
 
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
 namespace vmoe {
+namespace {
+
+int terminal_columns() {
+  ::winsize size{};
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+  return size.ws_col;
+}
+
+}  // namespace
 
 std::string format_seconds(double seconds) {
   const auto all = static_cast<long>(std::lround(std::max(0.0, seconds)));
@@ -16,6 +29,17 @@ std::string format_seconds(double seconds) {
   return text;
 }
 
+std::string progress_row(const std::string& text, double part, int columns) {
+  constexpr int widest = 24, narrowest = 8;
+  const int room = columns - 1;  // some terminals wrap when the last column is written
+  const int width = std::min(widest, room - static_cast<int>(text.size()) - 3);
+  if (width < narrowest) return text.substr(0, static_cast<std::size_t>(std::max(room, 0)));
+  const int filled = static_cast<int>(part * width);
+  std::string bar(static_cast<std::size_t>(width), '.');
+  std::fill_n(bar.begin(), filled, '#');
+  return "[" + bar + "] " + text;
+}
+
 void Progress::show(const ProgressState& s, bool epoch_done) {
   using std::chrono::duration;
   const Clock::time_point now = Clock::now();
@@ -24,21 +48,16 @@ void Progress::show(const ProgressState& s, bool epoch_done) {
   last_ = now;
   char text[200];
   std::snprintf(text, sizeof text,
-                "epoch %6.2f/%g  loss %.4f  accuracy %5.1f%%  %6.0f images/s  dropped %4.1f%%  %s left",
-                s.epoch, s.epochs, s.loss, 100 * s.accuracy, s.images_per_second, 100 * s.dropped,
+                "epoch %.2f/%g  loss %.4f  accuracy %.1f%%  dropped %.1f%%  %.0f images/s  %s left",
+                s.epoch, s.epochs, s.loss, 100 * s.accuracy, 100 * s.dropped, s.images_per_second,
                 format_seconds(s.seconds_left).c_str());
   if (!terminal_) {
     std::printf("%s\n", text);
     std::fflush(stdout);
     return;
   }
-  constexpr int width = 24;
-  double part = s.epoch - std::floor(s.epoch);
-  if (epoch_done) part = 1;
-  const int filled = static_cast<int>(part * width);
-  std::string bar(static_cast<std::size_t>(width), '.');
-  for (int i = 0; i < filled; ++i) bar[static_cast<std::size_t>(i)] = '#';
-  std::printf("\r[%s] %s\033[K", bar.c_str(), text);
+  const double part = epoch_done ? 1 : s.epoch - std::floor(s.epoch);
+  std::printf("\r%s\033[K", progress_row(text, part, terminal_columns()).c_str());
   drawn_ = true;
   if (epoch_done) end_line();
   std::fflush(stdout);

@@ -3,8 +3,6 @@
 #include <chrono>
 #include <string>
 
-#include "data/image_set.hpp"
-
 namespace vmoe {
 
 /// What a progress display shows.
@@ -18,8 +16,9 @@ struct ProgressState {
   double seconds_left = 0;
 };
 
-/// A bar that is redrawn in place on a terminal; elsewhere a plain line now and then. One line of our own: the libraries
-/// there are for this are packaged for Conan or for Debian, but none for both.
+/// A bar that is redrawn in place on a terminal; elsewhere a plain line now and then. One line of
+/// our own: the libraries there are for this are packaged for Conan or for Debian, but none for
+/// both.
 class Progress {
  public:
   explicit Progress(bool terminal) : terminal_(terminal) {}
@@ -40,5 +39,9 @@ class Progress {
 
 /// "1:02:03" or "2:03".
 std::string format_seconds(double seconds);
+
+/// `text` beside a bar that is filled to `part`, in one row of a terminal: a bar that wraps could
+/// not be redrawn in place. The bar gives way first.
+std::string progress_row(const std::string& text, double part, int columns);
 
 }  // namespace vmoe

@@ -11,15 +11,15 @@ namespace {
 using nlohmann::json;
 
 std::string base64(const std::uint8_t* data, std::size_t size) {
-  static constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  static constexpr char digits[] =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string out;
   out.reserve((size + 2) / 3 * 4);
   for (std::size_t i = 0; i < size; i += 3) {
     const std::size_t n = std::min<std::size_t>(3, size - i);
     std::uint32_t word = 0;
     for (std::size_t k = 0; k < 3; ++k) word = word << 8U | (k < n ? data[i + k] : 0U);
-    for (std::size_t k = 0; k < 4; ++k)
-      out += k <= n ? digits[word >> (18 - 6 * k) & 63U] : '=';
+    for (std::size_t k = 0; k < 4; ++k) out += k <= n ? digits[word >> (18 - 6 * k) & 63U] : '=';
   }
   return out;
 }
@@ -33,7 +33,8 @@ class RouteReader final : public moxie::RoutingVisitor<Backend> {
     json layer = json::array();
     for (Index image = 0; image < images_; ++image) {
       json patches = json::array();
-      for (Index token = image * vit_.tokens() + skipped; token < (image + 1) * vit_.tokens(); ++token) {
+      for (Index token = image * vit_.tokens() + skipped; token < (image + 1) * vit_.tokens();
+           ++token) {
         json experts = json::array();
         for (Index a = r.begin(token); a < r.end(token); ++a)
           experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
@@ -76,23 +77,22 @@ json sample_routing(Evaluator& evaluator, const ModelPlan& plan, const Options& 
                     const Dataset& data, const Normalization& normalization) {
   const auto classes = static_cast<Index>(data.classes.size());
   const moxie::VitConfig& vit = plan.vit;
-  json out = {{"patch", vit.patch},
-              {"grid", {vit.grid().down, vit.grid().across}},
-              {"experts", options.experts},
-              {"k", options.k},
-              {"classes", data.classes},
-              {"layers", json::array()},
+  json out = {{"patch", vit.patch},         {"grid", {vit.grid().down, vit.grid().across}},
+              {"experts", options.experts}, {"k", options.k},
+              {"classes", data.classes},    {"layers", json::array()},
               {"images", json::array()}};
   for (const Index block : vit.moe_blocks) out["layers"].push_back({{"block", block}});
   const Index wanted = std::min({options.report_images, options.batch, data.test.count});
   if (wanted < 1) return out;
   const ImageSet samples = spread_over_classes(data.test, data.classes.size(), wanted);
-  const Batches batches(samples, classes, normalization, {.batch_size = samples.count},
+  const Batches batches(samples, classes, normalization,
+                        {.batch_size = samples.count, .model_channels = vit.channels},
                         Batches::Use::evaluate);
   // Room for whole groups: the evaluator reads (and masks) the images that fill the last one.
   const Index group = options.group_images;
-  std::vector<float> inputs(to_size((samples.count + group - 1) / group * group * samples.shape.values()));
-  batches.fill(batches.epoch(0), 0, {.images = std::span(inputs).first(to_size(samples.count * samples.shape.values()))});
+  const Index whole = (samples.count + group - 1) / group * group;
+  std::vector<float> inputs(to_size(whole * batches.row_values()));
+  batches.fill(batches.epoch(0), 0, {.images = inputs});
   const std::vector<float>& scores = evaluator.scores(inputs, samples.count);
   RouteReader reader(samples.count, vit);
   evaluator.visit(reader);

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "trainer.hpp"
+
+namespace vmoe {
+
+/// What the arguments of the program ask for.
+struct CommandLine {
+  enum class Command { help, train, eval, report };
+  Command command = Command::help;
+  std::string text;              ///< help: what to print
+  TrainRequest train;            ///< train
+  std::filesystem::path target;  ///< eval: a checkpoint or a run; report: a run
+  std::string data;              ///< eval
+  Index threads = 0;             ///< eval
+  std::string json;              ///< train, eval: the file for the figures, or empty
+
+  /// Options come from the flags, else from the configuration file, else they have their defaults.
+  /// @throws moxie::config_error naming the argument, with the nearest valid one if it is unknown
+  static CommandLine parse(int argc, char** argv);
+};
+
+}  // namespace vmoe

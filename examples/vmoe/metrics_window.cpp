@@ -1,0 +1,44 @@
+#include "metrics_window.hpp"
+
+#include <nlohmann/json.hpp>
+
+namespace vmoe {
+namespace {
+
+template <class W, class F>
+void visit(W& w, const F& f) {
+  f("steps", w.steps);
+  f("images", w.images);
+  f("loss", w.loss);
+  f("regularizers", w.regularizers);
+  f("correct", w.correct);
+  f("chosen", w.chosen);
+  f("dropped", w.dropped);
+  f("began", w.began);
+}
+
+}  // namespace
+
+void MetricsWindow::add(double step_loss, double step_correct, double step_images,
+                        const LoadCounter& load) {
+  steps += 1;
+  images += step_images;
+  loss += step_loss;
+  correct += step_correct;
+  regularizers += load.regularizers();
+  for (const LoadCounter::Layer& layer : load.layers()) {
+    chosen += layer.chosen;
+    dropped += layer.dropped;
+  }
+}
+
+void to_json(nlohmann::json& json, const MetricsWindow& window) {
+  json = nlohmann::json::object();
+  visit(window, [&](const char* name, double value) { json[name] = value; });
+}
+
+void from_json(const nlohmann::json& json, MetricsWindow& window) {
+  visit(window, [&](const char* name, double& value) { json.at(name).get_to(value); });
+}
+
+}  // namespace vmoe

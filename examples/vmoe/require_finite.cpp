@@ -1,0 +1,18 @@
+#include "require_finite.hpp"
+
+#include <cmath>
+
+namespace vmoe {
+
+void require_finite(const moxie::Parameters<Backend>& parameters,
+                    moxie::ConstVector<Backend> values, std::string_view kind) {
+  for (const moxie::ParameterEntry& entry : parameters.entries()) {
+    if (!entry.trained) continue;
+    for (Index i = 0; i < entry.size(); ++i)
+      if (!std::isfinite(values.data[entry.offset + i]))
+        moxie::throw_numeric(kind, " '", entry.name, "' is not finite, first at element ", i,
+                             " of ", entry.size());
+  }
+}
+
+}  // namespace vmoe
