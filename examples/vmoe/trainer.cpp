@@ -229,7 +229,7 @@ class Run {
     require_finite(parameters, parameters.values(), "the parameter");
     for (const auto& moment : step_.optimizer_state().moments())
       require_finite(parameters, moment.values,
-                     "the optimizer's " + std::string(moment.name) + " of");
+                     moxie::detail::message("the optimizer's ", moment.name, " of"));
     moxie::save_checkpoint(s_.directory->checkpoint(step), parameters, info.to_metadata(),
                            moxie::NamedState{"optimizer", step_.optimizer_state()});
     s_.directory->prune_checkpoints(o_.keep);
@@ -245,7 +245,8 @@ class Run {
     const moxie::Metadata metadata = moxie::load_checkpoint(
         file, s_.model.parameters(), moxie::NamedState{"optimizer", step_.optimizer_state()});
     const CheckpointInfo saved = CheckpointInfo::from_metadata(metadata, file.string());
-    require_same_run(o_, saved.options, "vmoe: the checkpoint '" + file.string() + "'");
+    require_same_run(o_, saved.options,
+                     moxie::detail::message("vmoe: the checkpoint '", file.string(), "'"));
     if (saved.data_fingerprint != s_.data_fingerprint)
       moxie::throw_io("vmoe: '", o_.data, "' is not the data that '", file.string(),
                       "' was trained on (their fingerprints differ)");
@@ -253,20 +254,21 @@ class Run {
     at_ = first_ = saved.step;
     seconds_before_ = saved.train_seconds;
     window_ = saved.window;
-    progress_.say("resuming at step " + std::to_string(at_) + " of " + std::to_string(total_));
+    progress_.say(moxie::detail::message("resuming at step ", at_, " of ", total_));
   }
   std::string last_good() const {
     const std::vector<std::uint64_t> saved_steps = s_.directory->checkpoints();
     if (saved_steps.empty()) return "there is no checkpoint yet";
-    return "the last good checkpoint stays: '" +
-           s_.directory->checkpoint(saved_steps.back()).string() + "'";
+    return moxie::detail::message("the last good checkpoint stays: '",
+                                  s_.directory->checkpoint(saved_steps.back()).string(), "'");
   }
   TrainEnd interrupted() {
     progress_.end_line();
     save(at_);
     write_report(s_.directory->path());
-    progress_.say("interrupted: step " + std::to_string(at_) + " of " + std::to_string(total_) +
-                  " is saved; go on with: vmoe train --resume " + s_.directory->path().string());
+    progress_.say(moxie::detail::message("interrupted: step ", at_, " of ", total_,
+                                         " is saved; go on with: vmoe train --resume ",
+                                         s_.directory->path().string()));
     return TrainEnd::interrupted;
   }
 

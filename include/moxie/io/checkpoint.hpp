@@ -42,7 +42,7 @@ struct CheckpointPart {
 inline std::string state_prefix(std::string_view state) {
   if (state.empty() || state.find('/') != std::string_view::npos)
     throw_config("moxie::NamedState: the name '", state, "' is empty or has a '/'");
-  return "@" + std::string(state) + "/";
+  return message("@", state, "/");
 }
 
 template <Backend B, class S>
