@@ -125,7 +125,7 @@ TEST_CASE("initial values depend on seed, name and element only") {
   CHECK(values(1, true) != values(2, true));
 }
 
-TEST_CASE("initialize again refills and raises the version; so does edit") {
+TEST_CASE("initialize again refills, and raises the version as edit does") {
   B backend;
   Parameters<B> p(backend);
   p.add({.name = "x", .shape = {3}, .initializer = Initializer::normal(1)});

@@ -24,7 +24,7 @@ TEST_CASE("Philox gives its published answers") {
       0xd16cfe09U, 0x94fdccebU, 0x5001e420U, 0x24126ea1U));
 }
 
-TEST_CASE("uniform numbers fill [0, 1) evenly") {
+TEST_CASE("uniform numbers fill the unit interval evenly") {
   const Random random(1, 2, 3);
   constexpr int n = 80000;
   int bins[16] = {};

@@ -52,7 +52,7 @@ TEST_CASE("a batch view steps over images and heads") {
   CHECK(b(1, 1)(0, 0) == 14);
 }
 
-TEST_CASE("Rows reads scale * x[index]") {
+TEST_CASE("a row of Rows is a scaled row of x, found by index") {
   using B = CpuBackend<double>;
   double x[] = {1, 2, 3, 4};
   std::int32_t index[] = {1, 0, 1};

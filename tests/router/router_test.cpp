@@ -49,8 +49,8 @@ TEST_CASE_TEMPLATE("TopKRouter gives a tie to the lower expert", B, MOXIE_TEST_B
   check_near(f.weights(), {.5, .5, .5, .5});
 }
 
-TEST_CASE_TEMPLATE("TopKRouter with k = E sorts the experts; with one expert all weight is on it",
-                   B, MOXIE_TEST_BACKENDS) {
+TEST_CASE_TEMPLATE("TopKRouter with k = E sorts the experts, and one expert gets all weight", B,
+                   MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
   SparseFixture<B> all(backend, {.tokens = 1, .experts = 4, .choices = 4});
   all.set_logits({0, 2, -1, 2});
