@@ -5,17 +5,11 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "moxie/expert/feed_forward.hpp"
-#include "moxie/layer/moe_layer.hpp"
+#include "moe_feed.hpp"
 #include "moxie/nn/mlp.hpp"
 #include "moxie/nn/placement.hpp"
 #include "moxie/nn/presets.hpp"
 #include "moxie/nn/vit.hpp"
-#include "moxie/regularizer/importance.hpp"
-#include "moxie/regularizer/noisy_load.hpp"
-#include "moxie/router/noise.hpp"
-#include "moxie/router/top_k.hpp"
-#include "moxie/runtime/any_capacity.hpp"
 
 namespace vmoe {
 namespace {
@@ -78,18 +72,6 @@ double layer_flops(const moxie::VitConfig& vit, const Options& options, Index de
   return flops + 2 * d * static_cast<double>(vit.classes);
 }
 
-using Capacity = moxie::WithPriority<moxie::AnyPriority,
-                                     moxie::TrainEval<moxie::AnyCapacity, moxie::AnyCapacity>>;
-
-Capacity make_capacity(const Options& o) {
-  const auto factor = [&o](double f) {
-    return moxie::CapacityFactor{.factor = f, .multiple_of = o.capacity_multiple};
-  };
-  moxie::AnyCapacity eval = moxie::Dropless{};
-  if (o.eval_capacity_factor > 0) eval = factor(o.eval_capacity_factor);
-  return {moxie::make_priority(o.priority), {factor(o.capacity_factor), eval}};
-}
-
 }  // namespace
 
 ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
@@ -130,16 +112,7 @@ Model make_model(Backend& backend, const Options& o, const ModelPlan& plan) {
       block.prefix.erase(block.prefix.size() - std::string_view("Moe/").size());
       return moxie::Mlp<Backend>(block / "Mlp", vit.width, plan.dense_hidden, vit.width);
     }
-    return moxie::MoeLayer{
-        scope,
-        moxie::MoeShape{
-            .width = vit.width, .experts = o.experts, .group = o.group_images * vit.tokens()},
-        moxie::WithNoise{moxie::GaussianNoise{.std = o.noise},
-                         moxie::TopKRouter{.k = o.k, .renormalize = o.renormalize}},
-        make_capacity(o),
-        moxie::FeedForward<moxie::Gelu>{.hidden = vit.hidden, .same_experts = o.same_experts},
-        moxie::Importance{.weight = o.importance},
-        moxie::NoisyLoad{.weight = o.noise > 0 ? o.load : 0}};
+    return make_moe_feed(scope, o, vit);
   };
   moxie::Vit<Backend> model(moxie::root(backend), vit, make_feed);
   model.parameters().initialize(o.seed);

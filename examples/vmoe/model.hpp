@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "data/image_set.hpp"
-#include "moxie/backend/cpu.hpp"
+#include "kernels.hpp"
 #include "moxie/layer/any_layer.hpp"
 #include "moxie/nn/vit_config.hpp"
 #include "options.hpp"
