@@ -3,7 +3,7 @@
 #include <cmath>
 #include <vector>
 
-#include "moxie/backend/cpu.hpp"
+#include "support/kernels.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/attention.hpp"

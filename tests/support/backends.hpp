@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "moxie/backend/cpu.hpp"
+#include "support/kernels.hpp"
 #include "support/buffer.hpp"
 
 /// The backends that typed tests run on, how a test gets one, and memory of theirs that a test can

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "moxie/backend/cpu.hpp"
+#include "support/kernels.hpp"
 
 using namespace moxie;
 using B = CpuBackend<double>;

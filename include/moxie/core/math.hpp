@@ -34,7 +34,7 @@ MOXIE_HD MOXIE_INLINE constexpr double select(bool c, double a, double b) {
 
 template <std::floating_point T>
 MOXIE_HD MOXIE_INLINE constexpr T maximum(T a, T b) {
-  return select(a < b, b, a);
+  return a < b ? b : a;  // what a machine's maximum computes; as a mask it would stay scalar
 }
 
 /// Looks at the bits, so that a consumer's -ffast-math does not turn it into `true`.
@@ -66,8 +66,9 @@ MOXIE_HD MOXIE_INLINE constexpr T lowest() {
 MOXIE_HD MOXIE_INLINE float exp(float x) {
   float y = select(x < -87.0F, -87.0F, x);
   y = select(y > 88.0F, 88.0F, y);
-  // exp(y) = 2^n exp(r), |r| <= ln(2) / 2, ln(2) in two parts so that r is exact.
-  const auto n = static_cast<std::int32_t>(y * 1.44269504F + select(y < 0.0F, -0.5F, 0.5F));
+  // exp(y) = 2^n exp(r), |r| <= ln(2) / 2, ln(2) in two parts so that r is exact. NaN has no n; it passes through r.
+  const float known = select(y == y, y, 0.0F);
+  const auto n = static_cast<std::int32_t>(known * 1.44269504F + select(y < 0.0F, -0.5F, 0.5F));
   const auto f = static_cast<float>(n);
   const float r = (y - f * 0.693359375F) + f * 2.12194440e-4F;
   float p = 1.9875691500e-4F;
@@ -94,6 +95,7 @@ template <std::floating_point T>
 MOXIE_HD MOXIE_INLINE T sigmoid(T x) {
   return T(1) / (T(1) + exp(-x));
 }
+/// Within 2e-7 of the truth, which is not a small relative error near 0.
 MOXIE_HD MOXIE_INLINE float tanh(float x) { return 2.0F * sigmoid(2.0F * x) - 1.0F; }
 MOXIE_HD MOXIE_INLINE double tanh(double x) { return ::tanh(x); }
 

@@ -3,6 +3,7 @@
 #include "moxie/core/math.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/ops/accelerate.hpp"
+#include "moxie/ops/row_map.hpp"
 
 namespace moxie {
 
@@ -112,10 +113,11 @@ struct BiasActivationRow {
     const T* add = bias.row(e);
     T* in = pre.row(r);
     T* out = act.row(r);
-    for (Index j = 0; j < pre.cols; ++j) {
-      const T z = in[j] + add[j];
-      if (keep_pre) in[j] = z;
-      out[j] = A::value(z);
+    if (keep_pre) {
+      row_map(pre.cols, in, [=](Index j) { return in[j] + add[j]; });
+      row_map(pre.cols, out, [=](Index j) { return A::value(in[j]); });
+    } else {
+      row_map(pre.cols, out, [=](Index j) { return A::value(in[j] + add[j]); });
     }
   }
 };
@@ -131,7 +133,7 @@ struct ActivationRowBackward {
     if (offset && (r < offset[0] || r >= offset[offset.size - 1])) return;
     const T* in = pre.row(r);
     T* out = d.row(r);
-    for (Index j = 0; j < pre.cols; ++j) out[j] *= A::derivative(in[j]);
+    row_map(pre.cols, out, [=](Index j) { return out[j] * A::derivative(in[j]); });
   }
 };
 
@@ -150,7 +152,7 @@ struct AddBiasRow {
     }
     const T* add = bias.row(e);
     T* to = out.row(r);
-    for (Index j = 0; j < out.cols; ++j) to[j] += add[j];
+    row_map(out.cols, to, [=](Index j) { return to[j] + add[j]; });
   }
 };
 }  // namespace detail

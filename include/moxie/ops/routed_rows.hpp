@@ -2,6 +2,7 @@
 
 #include "moxie/core/strip.hpp"
 #include "moxie/ops/accelerate.hpp"
+#include "moxie/ops/row_map.hpp"
 
 namespace moxie {
 
@@ -34,9 +35,9 @@ struct SumRows {
       const T* from = rows.row(lists.row[a]);
       const T w = lists.weight != nullptr ? lists.weight[a] : T(1);
       if (empty) {
-        for (Index c = 0; c < y.cols; ++c) to[c] = w * from[c];
+        row_map(y.cols, to, [=](Index c) { return w * from[c]; });
       } else {
-        for (Index c = 0; c < y.cols; ++c) to[c] += w * from[c];
+        row_map(y.cols, to, [=](Index c) { return to[c] + w * from[c]; });
       }
       empty = false;
     }

@@ -2,6 +2,7 @@
 
 #include "moxie/core/strip.hpp"
 #include "moxie/ops/accelerate.hpp"
+#include "moxie/ops/row_map.hpp"
 
 namespace moxie {
 
@@ -16,9 +17,9 @@ struct SoftmaxRow {
     const T* from = in.row(r);
     T* to = out.row(r);
     const T peak = strip_maximum<T>(in.cols, [=](Index j) { return from[j]; });
-    for (Index j = 0; j < in.cols; ++j) to[j] = math::exp(from[j] - peak);
+    row_map(in.cols, to, [=](Index j) { return math::exp(from[j] - peak); });
     const T scale = T(1) / strip_sum<T>(in.cols, [=](Index j) { return to[j]; });
-    for (Index j = 0; j < in.cols; ++j) to[j] *= scale;
+    row_map(in.cols, to, [=](Index j) { return to[j] * scale; });
   }
 };
 
@@ -35,9 +36,9 @@ struct SoftmaxRowBackward {
     T* to = dx.row(r);
     const T inner = strip_sum<T>(p.cols, [=](Index j) { return value[j] * d[j]; });
     if (accumulate) {
-      for (Index j = 0; j < p.cols; ++j) to[j] += value[j] * (d[j] - inner);
+      row_map(p.cols, to, [=](Index j) { return to[j] + value[j] * (d[j] - inner); });
     } else {
-      for (Index j = 0; j < p.cols; ++j) to[j] = value[j] * (d[j] - inner);
+      row_map(p.cols, to, [=](Index j) { return value[j] * (d[j] - inner); });
     }
   }
 };
