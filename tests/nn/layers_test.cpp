@@ -111,7 +111,7 @@ TEST_CASE_TEMPLATE("PatchEmbedding is a convolution: patches row by row, kernel 
   check_near(outputs(layer, x, 1), {1011, 1100}, tolerance<typename B::Scalar>);
 }
 
-TEST_CASE_TEMPLATE("ClassToken puts its row first; poolings take it or the mean", B,
+TEST_CASE_TEMPLATE("ClassToken puts its row first, poolings take it or the mean", B,
                    MOXIE_TEST_BACKENDS) {
   B backend = make_backend<B>();
   const Scope<B> scope = root(backend);

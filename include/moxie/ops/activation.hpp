@@ -136,25 +136,6 @@ struct ActivationRowBackward {
     row_map(pre.cols, out, [=](Index j) { return out[j] * A::derivative(in[j]); });
   }
 };
-
-template <Backend B>
-struct AddBiasRow {
-  ConstMatrix<B> bias;
-  ConstIntVector<B> offset;
-  Matrix<B> out;
-
-  MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    using T = typename B::Scalar;
-    Index e = 0;
-    if (offset) {
-      e = expert_of_row(offset.data, offset.size - 1, r);
-      if (e < 0) return;
-    }
-    const T* add = bias.row(e);
-    T* to = out.row(r);
-    row_map(out.cols, to, [=](Index j) { return to[j] + add[j]; });
-  }
-};
 }  // namespace detail
 
 /// act = A(pre + bias[e]), pre = pre + bias[e] (kept only with `keep_pre`; else pre is left as it was).
@@ -192,16 +173,9 @@ template <class A>
 inline constexpr ActivationBackward<A> activation_backward{};
 
 /// out[r, :] += bias[e, :] of the expert that owns row r; bias [1, H] and an empty offset for all rows alike.
-struct AddBias {
-  template <Backend B>
-  void operator()(B& b, ConstMatrix<B> bias, ConstIntVector<B> offset, Matrix<B> out) const {
-    detail::run_or_generic(*this, b, bias, offset, out);
-  }
-  template <Backend B>
-  static void generic(B& b, ConstMatrix<B> bias, ConstIntVector<B> offset, Matrix<B> out) {
-    b.for_each(out.rows, detail::AddBiasRow<B>{bias, offset, out});
-  }
-};
-inline constexpr AddBias add_bias{};
+template <Backend B>
+void add_bias(B& b, ConstMatrix<B> bias, ConstIntVector<B> offset, Matrix<B> out) {
+  bias_activation<Identity>(b, bias, offset, out, out, false);
+}
 
 }  // namespace moxie
