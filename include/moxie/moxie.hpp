@@ -12,6 +12,7 @@
 #include "moxie/dispatch/gather.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/gate/linear.hpp"
+#include "moxie/gate/with_gate.hpp"
 #include "moxie/layer/any_layer.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/regularizer/importance.hpp"
