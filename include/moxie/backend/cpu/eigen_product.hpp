@@ -10,8 +10,8 @@ namespace moxie::detail {
 /// Rows of one task: fixed, so that results do not depend on the number of threads.
 inline constexpr Index eigen_rows = 256;
 
-/// c = alpha op(a) op(b) + beta c. One expression for all cases, with transposed factors copied first: each further one
-/// would cost every user of the header a fifth of a second of compile time.
+/// c = alpha op(a) op(b) + beta c. One expression for all cases, with transposed factors copied first: every
+/// user of the header compiles what stands here.
 template <class T>
 void eigen_product(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
                    MatrixView<T> c) {
