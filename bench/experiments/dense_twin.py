@@ -34,7 +34,7 @@ def machine():
 
 def train(program, run, arguments):
     """The final figures of one run; begun, continued, or read if it is over."""
-    final = run / "final.json"
+    final = run.parent / f"{run.name}.json"  # beside the run: the trainer makes its folder
     if not final.exists():
         begun = (run / "config.json").exists()
         command = [program, "train", "--json", str(final)]
@@ -74,7 +74,7 @@ def main():
             config = json.loads((run / "config.json").read_text())
             entry = results["kinds"].setdefault(kind, {"model": config["model"], "runs": []})
             entry["options"] = {k: v for k, v in config["options"].items()
-                                if k not in ("data", "out", "seed", "threads")}
+                                if k not in ("data", "out", "seed")}
             entry["runs"].append({"seed": seed, **{k: final[k] for k in (
                 "accuracy", "loss", "dropped", "train_seconds", "images_per_s", "step", "layers")}})
         for entry in results["kinds"].values():

@@ -61,7 +61,8 @@ TEST_CASE_TEMPLATE("dispatch and combine by hand, with a drop and a token withou
         std::vector<double>{70, 0, 20, 0, 0, 0});
 
   test::Buffer<typename B::Scalar, B> dx(backend, 6, 99);
-  gather.dispatch_backward(backend, r, ConstMatrix<B>(out.view(2, 2)), dx.view(3, 2), tape);
+  gather.dispatch_backward(backend, r, ConstMatrix<B>(out.view(2, 2)), dx.view(3, 2),
+                           routed.f.gradients, tape);
   CHECK(doubles(dx.to_vector()) == std::vector<double>{30, 40, 10, 20, 0, 0});
 }
 

@@ -22,13 +22,14 @@ struct TemperedGate : LinearGate {
   double temperature = 1;
 
   template <Backend Own>
-  void forward(Own& b, const Parameters<Own>& p, const State<Own>& state, ConstMatrix<Own> x,
-               Matrix<Own> logits) const {
+  void forward(Own& b, const Context<Own>&, const Parameters<Own>& p, const State<Own>& state,
+               ConstMatrix<Own> x, Matrix<Own> logits, Tape<Own>&) const {
     b.gemm(Op::none, Op::none, 1 / temperature, x, p.value(state.kernel), 0, logits);
   }
   template <Backend Own>
-  void backward(Own& b, const Parameters<Own>& p, const State<Own>& state, ConstMatrix<Own> x,
-                ConstMatrix<Own> d_logits, Matrix<Own> dx, bool weights) const {
+  void backward(Own& b, const Context<Own>&, const Parameters<Own>& p, const State<Own>& state,
+                ConstMatrix<Own> x, ConstMatrix<Own> d_logits, Matrix<Own> dx, bool weights,
+                Tape<Own>&) const {
     if (weights)
       b.gemm(Op::transpose, Op::none, 1 / temperature, x, d_logits, 1, p.gradient(state.kernel));
     if (dx)

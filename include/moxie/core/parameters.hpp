@@ -118,6 +118,23 @@ class Parameters {
   /// Gradients accumulate (+=): call this before the first backward of a step.
   void zero_gradients() { backend_->fill(gradients_.view(), T(0)); }
 
+  /// What a layer does to its buffers after each training step (the bias of loss-free balancing).
+  class StepHook {
+   public:
+    virtual ~StepHook() = default;
+    virtual void after_step(const Parameters& parameters) = 0;
+
+   protected:
+    StepHook() = default;
+    StepHook(const StepHook&) = default;  // not public: a copy would be sliced
+    StepHook& operator=(const StepHook&) = default;
+  };
+  void add_hook(std::unique_ptr<StepHook> hook) { hooks_.push_back(std::move(hook)); }
+  /// To be called once after each update of the trained values; train::Step does.
+  void after_step() const {
+    for (const std::unique_ptr<StepHook>& hook : hooks_) hook->after_step(*this);
+  }
+
   const std::vector<ParameterEntry>& entries() const noexcept { return entries_; }
   const ParameterEntry& entry(Id id) const { return entries_[id]; }
   Index size() const noexcept { return values_.view().size; }
@@ -164,6 +181,7 @@ class Parameters {
 
   B* backend_;
   std::vector<ParameterEntry> entries_;
+  std::vector<std::unique_ptr<StepHook>> hooks_;
   Buffer<B, T> values_, gradients_, buffers_;
   std::uint64_t version_ = 0;
   bool initialized_ = false;
@@ -183,6 +201,11 @@ struct Scope {
                                  Initializer initializer) const {
     return parameters->add(
         {.name = prefix + std::string(name), .shape = std::move(shape), .initializer = initializer});
+  }
+  /// A buffer: saved, not trained, zero at first.
+  typename Parameters<B>::Id add_buffer(std::string_view name, std::vector<Index> shape) const {
+    return parameters->add(
+        {.name = prefix + std::string(name), .shape = std::move(shape), .trained = false});
   }
   /// An entry whose first axis counts experts.
   typename Parameters<B>::Id add_experts(std::string_view name, std::vector<Index> shape,

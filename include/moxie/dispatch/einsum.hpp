@@ -139,7 +139,8 @@ struct EinsumDispatcher {
   }
   template <Backend B>
   void dispatch_backward(B& b, const SparseRouting<B>& r, ConstMatrix<B> d_rows, Matrix<B> dx,
-                         Tape<B>&) const {
+                         RoutingGradients<SparseRouting<B>>&, Tape<B>&) const {
+    if (!dx) return;
     b.for_each(dx.rows, dx.cols,
                detail::EinsumCombine<B>{{r}, capacity(r.shape), d_rows, dx, false});
   }

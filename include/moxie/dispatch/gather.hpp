@@ -50,7 +50,8 @@ struct GatherDispatcher {
   }
   template <Backend B>
   void dispatch_backward(B& b, const SparseRouting<B>& r, ConstMatrix<B> d_rows, Matrix<B> dx,
-                         Tape<B>&) const {
+                         RoutingGradients<SparseRouting<B>>&, Tape<B>&) const {
+    if (!dx) return;
     combine_rows(b, lists(r, nullptr), d_rows, dx);
   }
 

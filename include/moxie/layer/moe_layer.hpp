@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <string_view>
 #include <tuple>
@@ -8,13 +7,14 @@
 
 #include "moxie/capacity/assign.hpp"
 #include "moxie/dispatch/gather.hpp"
+#include "moxie/dispatch/soft.hpp"
 #include "moxie/expert/concept.hpp"
 #include "moxie/gate/linear.hpp"
+#include "moxie/layer/given_routes.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/first_non_finite.hpp"
-#include "moxie/ops/top_k.hpp"
 #include "moxie/regularizer/concept.hpp"
-#include "moxie/router/concept.hpp"
+#include "moxie/router/bias.hpp"
 #include "moxie/routing/record.hpp"
 
 namespace moxie {
@@ -28,13 +28,17 @@ struct MoeShape {
 };
 
 namespace detail {
-template <class R>
+template <class R, class Routing>
 struct DispatcherOf {
   using type = GatherDispatcher;
 };
-template <class R>
+template <class R, class B>
+struct DispatcherOf<R, SoftRouting<B>> {
+  using type = SoftDispatcher;
+};
+template <class R, class Routing>
   requires requires { typename R::DispatcherType; }
-struct DispatcherOf<R> {
+struct DispatcherOf<R, Routing> {
   using type = typename R::DispatcherType;
 };
 template <class R>
@@ -47,49 +51,6 @@ struct GateOf<R> {
   using type = typename R::GateType;
 };
 
-template <Backend B>
-struct CopyGivenRow {  // choices from outside; columns that are not given become -1
-  ConstIntMatrix<B> given;
-  ConstIntVector<B> mask;
-  IntMatrix<B> choice;
-
-  MOXIE_HD void operator()(Index t) const {
-    const bool padding = mask && mask[t] == 0;
-    for (Index k = 0; k < choice.cols; ++k)
-      choice(t, k) = k < given.cols && !padding ? given(t, k) : -1;
-  }
-};
-template <Backend B>
-struct CopyGivenWeight {
-  ConstIntMatrix<B> choice;
-  ConstMatrix<B> given;  // empty: 1
-  Matrix<B> weight;
-
-  MOXIE_HD void operator()(Index t) const {
-    using T = typename B::Scalar;
-    for (Index k = 0; k < weight.cols; ++k) {
-      if (choice(t, k) < 0) {
-        weight(t, k) = 0;
-      } else {
-        weight(t, k) = given ? given(t, k) : T(1);
-      }
-    }
-  }
-};
-template <Backend B>
-struct RecordRow {
-  SparseRouting<B> r;
-  IntMatrix<B> choice;
-  Matrix<B> weight;
-
-  MOXIE_HD void operator()(Index t) const {
-    for (Index k = 0; k < choice.cols; ++k) {
-      const bool kept = r.row(t, k) >= 0;
-      choice(t, k) = kept ? r.choice(t, k) : -1;
-      weight(t, k) = kept ? r.weight(t, k) : typename B::Scalar(0);
-    }
-  }
-};
 }  // namespace detail
 
 /// A mixture-of-experts layer: gate, router, capacity, dispatch, experts, combine, and losses on its routing.
@@ -98,6 +59,10 @@ struct RecordRow {
 /// Scope of a larger model. A token that no expert took leaves its row of y zero: residual connections belong to
 /// the caller. Regularizers run in training passes that ask for them; their gradients are added in backward, and
 /// `read_losses` gives their values.
+///
+/// The number of slots of a soft router is a matter of construction: the capacity's for `shape.group` tokens, or a
+/// FixedCapacity's. Where experts choose (or slots are soft), a group that spans several images makes the result of one
+/// depend on the others: give `shape.group` the tokens of one image.
 ///
 /// Thread safety: forward and backward are const; one tape belongs to one pass at a time.
 template <Backend B, class R, Capacity C, class X, class... A>
@@ -109,13 +74,18 @@ class MoeLayer {
                 "(regularizer/concept.hpp)");
   using T = typename B::Scalar;
   using RoutingType = RoutingOf<R, B>;
-  using DispatcherType = typename detail::DispatcherOf<R>::type;
+  using DispatcherType = typename detail::DispatcherOf<R, RoutingType>::type;
   using GateType = typename detail::GateOf<R>::type;
-  static_assert(Dispatcher<DispatcherType, B> && Gate<GateType, B>);
+  static_assert(Dispatcher<DispatcherType, B, RoutingType>,
+                "moxie::MoeLayer: the dispatcher must model moxie::Dispatcher for the router's kind of "
+                "routing (dispatch/concept.hpp)");
+  static_assert(Gate<GateType, B>, "moxie::MoeLayer: the gate must model moxie::Gate (gate/concept.hpp)");
 
  public:
   using BackendType = B;
   static constexpr std::size_t regularizers = sizeof...(A);
+  /// Slots are weighted means of all tokens; nothing is chosen.
+  static constexpr bool soft = std::same_as<RoutingType, SoftRouting<B>>;
 
   /// Memory and notes of one pass.
   struct Tape {
@@ -124,10 +94,11 @@ class MoeLayer {
     RoutingType routing;
     RoutingGradients<RoutingType> d;
     AssignMemory<B> assign;
+    typename GateType::template Tape<B> gate;
     typename DispatcherType::template Tape<B> dispatch;
     typename X::template Tape<B> expert;
     Matrix<B> rows, d_rows;
-    Scratch<B> check;
+    Scratch<B> check, count;
     std::array<Vector<B>, regularizers> sums;
     std::array<Index, regularizers> bound_sums{};
     Vector<B> losses;
@@ -166,7 +137,12 @@ class MoeLayer {
     // group it is asked for a large one: whether a small one has slots is known when it comes.
     for (const Mode mode : {Mode::train, Mode::eval})
       (void)slots(shape.group > 0 ? shape.group : shape.experts << 20, mode);
-    gate_.declare(scope_, shape.width, shape.experts, gate_state_);
+    if constexpr (soft) {
+      slots_ = soft_slots();
+    }
+    gate_.declare(scope_, gate_shape(), gate_state_);
+    if constexpr (requires { router.bias_rate(); })
+      bias_.declare(scope_, shape.experts, router.bias_rate());
     expert_.declare(scope_, {shape.experts, shape.width}, expert_state_);
   }
 
@@ -189,7 +165,7 @@ class MoeLayer {
                    .experts = shape_.experts,
                    .choices = router_.choices(shape_.experts),
                    .group = group};
-    s.capacity = tokens > 0 ? slots(group, mode) : 0;
+    s.capacity = soft ? slots_ : tokens > 0 ? slots(group, mode) : 0;
     s.assignments = router_.assignments(s);
     s.rows = rows_of(s);
     return s;
@@ -210,16 +186,12 @@ class MoeLayer {
       s = eval;
     B& b = backend();
     bind_routing(arena, s, t);
-    bind_dispatch(arena, s, t);
+    dispatcher_.bind(b, arena, s, shape_.width, output_width(), t.dispatch);
     const Index rows = dispatcher_.rows(s);
     t.rows = arena.template saved<T>(rows, output_width());
     if (arena.wants_input()) {
       t.d_rows = arena.template scratch<T>(rows, shape_.width);
-      t.d.logits = arena.template scratch<T>(s.tokens, s.experts);
-      t.d.probs = arena.template scratch<T>(s.tokens, s.experts);
-      t.d.noisy_probs =
-          wants_noise() ? arena.template scratch<T>(s.tokens, s.experts) : t.d.probs;
-      t.d.weight = arena.template scratch<T>(t.routing.weight.rows, t.routing.weight.cols);
+      t.d.bind(arena, t.routing, routing_traits(router_, b, s));
     }
     t.losses = arena.template kept<T>(static_cast<Index>(regularizers));
     for_each_regularizer([&](const auto& a, std::size_t i) {
@@ -236,14 +208,16 @@ class MoeLayer {
     detail::check_forward<B>("moxie::MoeLayer", x, y, input_width(), output_width(), t.bound);
     const Routes<B> given = routes_of(pass);
     RoutingShape s = routing_shape(x.rows, pass.mode);
-    if (!given.empty()) {
+    if (!given.empty() && !soft) {
       s.capacity = s.group;  // nothing is dropped but what was recorded so
-      s.rows = (std::min)(rows_of(s), t.routing.bound_rows());
+      s.rows = rows_of(s);
+      if (s.rows > t.routing.bound_rows()) s.rows = t.routing.bound_rows();
     }
     check_pass(s, t, pass, given);
     B& b = backend();
     RoutingType& r = t.routing;
     r.resize(s, wants_noise() && pass.mode == Mode::train);
+    if constexpr (!soft) r.bias = bias_.bias(parameters());
     t.x = x;
     t.context = {.mode = pass.mode,
                  .gradients = pass.gradients < t.gradients ? pass.gradients : t.gradients,
@@ -256,16 +230,11 @@ class MoeLayer {
                  .mask = pass.mask,
                  .pairs = pass.pairs};
     t.frozen = !given.empty() && given.weights != Routes<B>::Weights::gate;
-    gate_.forward(b, parameters(), gate_state_, x, r.logits);
+    gate_.forward(b, t.context, parameters(), gate_state_, x, r.logits, t.gate);
     first_non_finite(b, ConstVector<B>(r.logits.data, r.logits.size()), r.status, t.check);
     if constexpr (std::same_as<typename B::Space, HostSpace>) check(t);
 
-    if (given.empty()) {
-      router_.route(b, t.context, r);
-    } else {
-      apply(given, t);
-    }
-    assign_slots(b, t.context, capacity_, s.capacity, t.assign, r);
+    route(given, t);
     t.dispatched = dispatcher_.dispatch(b, r, x, t.dispatch);
     const Matrix<B> rows = t.rows.top(t.dispatched.rows);
     expert_.forward(b, parameters(), expert_state_, t.dispatched, rows, t.expert, pass);
@@ -283,29 +252,27 @@ class MoeLayer {
       throw_shape("moxie::MoeLayer::backward: this tape or pass was made without gradients");
     B& b = backend();
     RoutingType& r = t.routing;
-    RoutingGradients<RoutingType> d = t.d;
-    d.logits.rows = d.probs.rows = d.noisy_probs.rows = tokens;
-    d.weight.rows = r.weight.rows;
-    if (!r.noisy()) d.noisy_probs = d.probs;
-    zero(d.logits);
-    zero(d.probs);
-    if (r.noisy()) zero(d.noisy_probs);
+    RoutingGradients<RoutingType> d = t.d.begin(b, r);
 
     const Matrix<B> d_rows = t.d_rows.top(t.dispatched.rows);
     const Rows<B> dy_rows =
         dispatcher_.combine_backward(b, r, ConstMatrix<B>(t.rows.top(t.dispatched.rows)), dy, d,
                                      t.dispatch);
-    if (t.frozen) zero(d.weight);
+    if constexpr (!soft)
+      if (t.frozen) b.fill(Vector<B>(d.weight.data, d.weight.size()), T(0));
     expert_.backward(b, parameters(), expert_state_, t.dispatched, dy_rows, d_rows, t.expert,
                      gradients);
-    if (dx) dispatcher_.dispatch_backward(b, r, ConstMatrix<B>(d_rows), dx, t.dispatch);
+    dispatcher_.dispatch_backward(b, r, ConstMatrix<B>(d_rows), dx, d, t.dispatch);
     if (t.regularized)
       for_each_regularizer([&](const auto& a, std::size_t i) {
         if (a.weight != 0) a.loss_backward(b, t.context, r, ConstVector<B>(sums(t, a, i)), d);
       });
     router_.route_backward(b, t.context, r, d);
-    gate_.backward(b, parameters(), gate_state_, t.x, ConstMatrix<B>(d.logits), dx,
-                   gradients == Gradients::all);
+    gate_.backward(b, t.context, parameters(), gate_state_, t.x, ConstMatrix<B>(d.logits), dx,
+                   gradients == Gradients::all, t.gate);
+    if constexpr (!soft)
+      if (bias_.active() && gradients == Gradients::all && t.context.mode == Mode::train)
+        bias_.count(b, parameters(), r, t.count);
   }
 
   /// Names of the regularizers, in the order of `read_losses`.
@@ -325,19 +292,29 @@ class MoeLayer {
     const Index bad = read_first_non_finite(backend(), {t.routing.status.data, 1});
     if (bad >= 0)
       throw_numeric("moxie::MoeLayer::forward: the gate's logits of token ",
-                    t.context.first_token + bad / shape_.experts, " (expert ", bad % shape_.experts,
-                    ", MoE layer ", t.context.layer, ", step ", t.context.step,
+                    t.context.first_token + bad / gate_shape().columns(), " (expert ",
+                    bad % gate_shape().columns() / slots_, ", MoE layer ", t.context.layer, ", step ", t.context.step,
                     ") are NaN or infinite");
   }
 
   void visit_routing(Tape& t, RoutingVisitor<B>& visitor) const {
-    visitor.sparse(t.routing);
+    if constexpr (soft) {
+      visitor.soft(t.routing);
+    } else {
+      visitor.sparse(t.routing);
+    }
     const auto names = loss_names();
     visitor.losses(names, t.losses);
   }
 
   /// Copies the last forward's routes, drops included, into memory of the caller: choice, weight: [T, K].
-  void record(const Tape& t, IntMatrix<B> choice, Matrix<B> weight) const {
+  /// @throws config_error where experts choose: a token then has no K choices
+  void record(const Tape& t, IntMatrix<B> choice, Matrix<B> weight) const
+    requires(!soft)
+  {
+    if (t.routing.first)
+      throw_config("moxie::MoeLayer::record: with this router experts choose, tokens have no list of K "
+                   "choices that could be recorded");
     const RoutingShape& s = t.context.shape;
     if (choice.rows != s.tokens || choice.cols != s.choices || weight.rows != s.tokens ||
         weight.cols != s.choices)
@@ -367,21 +344,46 @@ class MoeLayer {
                    " tokens and ", shape_.experts, " experts, expected >= 1");
     return n;
   }
+  /// Slots of an expert of a soft router: the same in every pass.
+  Index soft_slots() const {
+    Index known[2]{};
+    for (const Mode mode : {Mode::train, Mode::eval}) {
+      const Index here = slots(shape_.group > 0 ? shape_.group : shape_.experts, mode);
+      if (shape_.group == 0 && here != slots(2 * shape_.experts, mode))
+        throw_config("moxie::MoeLayer: the slots of a soft router depend on shape.group, which is 0: "
+                     "give it the tokens of one image, or a FixedCapacity");
+      known[mode == Mode::train ? 0 : 1] = here;
+    }
+    if (known[0] != known[1])
+      throw_config("moxie::MoeLayer: a soft router has ", known[0], " slots an expert in training and ",
+                   known[1], " in evaluation, expected the same: they are parameters");
+    return known[0];
+  }
+  GateShape gate_shape() const { return {shape_.width, shape_.experts, slots_}; }
+  bool ragged() const {
+    if constexpr (requires { router_.ragged(); }) {
+      return router_.ragged();
+    } else {
+      return false;
+    }
+  }
   Index rows_of(const RoutingShape& s) const {
-    const Index most = s.groups() * s.experts * (s.capacity < s.group ? s.capacity : s.group);
-    return s.assignments < most ? s.assignments : most;
+    const Index most = s.groups() * s.experts * (soft || s.capacity < s.group ? s.capacity : s.group);
+    return soft || s.assignments > most ? most : s.assignments;
   }
   void bind_routing(Arena<B>& arena, const RoutingShape& s, Tape& t) const {
-    t.routing.bind(arena, s, {.noisy = wants_noise()});
-    const Index groups = shape_.group > 0 ? s.groups() : 1;
-    std::size_t order_bytes = 0;
-    if constexpr (HasPriority<C, B>) order_bytes = capacity_.order_bytes(backend(), s.tokens);
+    B& b = backend();
+    t.routing.bind(arena, s, routing_traits(router_, b, s));
+    gate_.bind(b, arena, gate_shape(), s.tokens, t.gate);
+    t.count = arena.scratch_bytes(bias_.scratch_bytes(b, s));
     typename Arena<B>::Scope scope(arena);
-    t.check = arena.scratch_bytes(first_non_finite_bytes(s.tokens * s.experts));
-    t.assign.bind(arena, backend(), s, groups, order_bytes);
-  }
-  void bind_dispatch(Arena<B>& arena, const RoutingShape& s, Tape& t) const {
-    dispatcher_.bind(backend(), arena, s, shape_.width, output_width(), t.dispatch);
+    t.check = arena.scratch_bytes(first_non_finite_bytes(s.tokens * gate_shape().columns()));
+    if constexpr (!soft) {
+      if (ragged()) return;
+      std::size_t order_bytes = 0;
+      if constexpr (HasPriority<C, B>) order_bytes = capacity_.order_bytes(b, s.tokens);
+      t.assign.bind(arena, b, s, shape_.group > 0 ? s.groups() : 1, order_bytes);
+    }
   }
   static Routes<B> routes_of(const Pass<B>& pass) {
     const auto at = static_cast<std::size_t>(pass.moe_layer);
@@ -402,50 +404,30 @@ class MoeLayer {
                     " may fill ", s.rows, " rows, the tape has room for ", t.routing.bound_rows());
       return;
     }
-    if constexpr (!ComposedRouter<R, B>) {
+    if constexpr (soft || !ComposedRouter<R, B>) {
       throw_config("moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, so it "
                    "cannot take choices from outside");
     } else {
-      const bool by_rank = given.rank >= 0;
-      if (by_rank && given.rank >= s.experts)
-        throw_config("moxie::MoeLayer::forward: pass.routes: rank is ", given.rank,
-                     ", expected 0 to ", s.experts - 1, " (the experts less one)");
-      if (!by_rank && (given.choice.rows != s.tokens || given.choice.cols > s.choices))
-        throw_shape("moxie::MoeLayer::forward: pass.routes: choice is [", given.choice.rows, " x ",
-                    given.choice.cols, "], expected [", s.tokens, " x at most ", s.choices, "]");
-      const Index columns = by_rank ? 1 : given.choice.cols;
-      if (given.weights == Routes<B>::Weights::given &&
-          (given.weight.rows != s.tokens || given.weight.cols != columns))
-        throw_shape("moxie::MoeLayer::forward: pass.routes: weight is [", given.weight.rows, " x ",
-                    given.weight.cols, "], expected [", s.tokens, " x ", columns,
-                    "], one for each choice");
-      const Index most = s.tokens * columns;
-      if (most > t.routing.bound_rows() || dispatcher_.rows(s) > t.rows.rows)
-        throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", most,
-                    " rows, the tape has room for ", t.routing.bound_rows(),
-                    ": use a capacity that holds them (Dropless in evaluation, say)");
+      if (ragged())
+        throw_config("moxie::MoeLayer::forward: pass.routes: with this router experts choose tokens, so "
+                     "it cannot take choices of tokens from outside");
+      detail::check_given(given, s, t.routing.bound_rows());
+      if (dispatcher_.rows(s) > t.rows.rows)
+        throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", dispatcher_.rows(s),
+                    " padded rows, the tape has room for ", t.rows.rows);
     }
   }
-  /// Scores as ever, choices (and perhaps weights) from outside.
-  void apply(const Routes<B>& given, Tape& t) const {
-    if constexpr (ComposedRouter<R, B>) {
-      B& b = backend();
-      RoutingType& r = t.routing;
-      router_.score(b, t.context, r);
-      if (given.rank >= 0) {
-        rank_rows(b, ConstMatrix<B>(r.noisy_logits), t.context.mask, given.rank, r.choice);
-      } else {
-        b.for_each(r.shape.tokens,
-                   detail::CopyGivenRow<B>{given.choice, t.context.mask, r.choice});
-      }
-      router_.weigh(b, t.context, r);
-      using Weights = typename Routes<B>::Weights;
-      if (given.weights != Weights::gate)
-        b.for_each(r.shape.tokens,
-                   detail::CopyGivenWeight<B>{
-                       r.choice,
-                       given.weights == Weights::given ? given.weight : ConstMatrix<B>{}, r.weight});
+  /// Scores, choices, slots: all of the routing tensors.
+  void route(const Routes<B>& given, Tape& t) const {
+    B& b = backend();
+    RoutingType& r = t.routing;
+    if (given.empty()) {
+      router_.route(b, t.context, r);
+    } else if constexpr (!soft && ComposedRouter<R, B>) {
+      detail::apply_given(b, t.context, router_, given, r);
     }
+    if constexpr (!soft)
+      if (!ragged()) assign_slots(b, t.context, capacity_, r.shape.capacity, t.assign, r);
   }
   template <class F>
   void for_each_regularizer(const F& f) const {
@@ -473,7 +455,6 @@ class MoeLayer {
       (void)t;
     }
   }
-  void zero(Matrix<B> m) const { backend().fill(Vector<B>(m.data, m.size()), T(0)); }
 
   Scope<B> scope_;
   MoeShape shape_;
@@ -481,6 +462,8 @@ class MoeLayer {
   C capacity_;
   X expert_;
   std::tuple<A...> regularizers_;
+  Index slots_ = 1;  // P
+  BiasState<B> bias_{};
   GateType gate_{};
   DispatcherType dispatcher_{};
   typename GateType::template State<B> gate_state_{};

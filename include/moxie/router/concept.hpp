@@ -7,8 +7,8 @@
 /// A Router turns logits into routing tensors. It is a value of hyper-parameters and owns no parameters.
 ///
 /// Members:
-///   template <Backend B> using Routing = SparseRouting<B>;
-///   Index choices(Index experts) const;           the factor in the capacity formula: K; 1 for expert choice
+///   template <Backend B> using Routing = SparseRouting<B>;   or SoftRouting<B>
+///   Index choices(Index experts) const;           the factor in the capacity formula: K; 1 for expert choice and soft
 ///   Index assignments(const RoutingShape&) const; the most (token, expert) pairs there can be
 ///   void route(B&, const Context<B>&, Routing<B>&) const;
 ///   void route_backward(B&, const Context<B>&, const Routing<B>&, RoutingGradients<Routing<B>>&) const;
@@ -17,7 +17,14 @@
 ///   score, select, weigh(B&, const Context<B>&, Routing<B>&) const;   the three parts of `route`; a router that
 ///       has them also accepts choices from outside (Pass::routes)
 ///   bool noisy() const;                           training may rank by other logits than the losses see
+///   bool ragged() const;                          experts choose: `select` fills rows and ragged lists itself,
+///                                                 min(capacity, S) slots an expert and group, and nothing overflows
+///   bool plans() const;                           selection ranks by r.plan
+///   double bias_rate() const;                     > 0: the layer keeps a bias for selection (r.bias), moved after each
+///                                                 training step against the load (router/bias.hpp)
+///   std::size_t scratch_bytes(const B&, const RoutingShape&) const;   r.scratch
 ///   void check(Index experts) const;              throws config_error if the hyper-parameters make no sense
+///   GateType gate, DispatcherType dispatcher      what its layer uses instead of LinearGate and GatherDispatcher
 ///   WithGate, WithDispatcher, WithNoise           adaptors that wrap a router
 ///
 /// Laws (testing/laws.hpp): the experts of a token are distinct; weights are >= 0; ties go to the lower index; the
@@ -52,5 +59,17 @@ concept ComposedRouter =
       r.select(b, ctx, out);
       r.weigh(b, ctx, out);
     };
+
+/// What router `r` needs memory for in a pass of the given shape.
+template <class R, class B>
+RoutingTraits routing_traits(const R& r, const B& b, const RoutingShape& shape) {
+  RoutingTraits traits;
+  if constexpr (requires { r.ragged(); }) traits.ragged = r.ragged();
+  if constexpr (requires { r.noisy(); }) traits.noisy = r.noisy();
+  if constexpr (requires { r.plans(); }) traits.plan = r.plans();
+  if constexpr (requires { r.scratch_bytes(b, shape); })
+    traits.scratch_bytes = r.scratch_bytes(b, shape);
+  return traits;
+}
 
 }  // namespace moxie

@@ -3,7 +3,7 @@
 #include <span>
 #include <string_view>
 
-#include "moxie/routing/tensors.hpp"
+#include "moxie/routing/soft.hpp"
 
 namespace moxie {
 
@@ -15,6 +15,7 @@ class RoutingVisitor {
   virtual ~RoutingVisitor() = default;
 
   virtual void sparse(const SparseRouting<B>& /*routing*/) {}
+  virtual void soft(const SoftRouting<B>& /*routing*/) {}
   /// Losses of the layer's regularizers in the last pass that asked for them, weighted; names beside them.
   virtual void losses(std::span<const std::string_view> /*names*/, ConstVector<B> /*values*/) {}
 

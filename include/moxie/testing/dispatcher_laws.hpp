@@ -86,7 +86,7 @@ class DispatcherChecker {
     const std::vector<T> sent = values(rows, width);
     const OwnedMatrix<B> r = owned_rows(rows, n, width, Draw(seed).normals(n * width));
     const OwnedMatrix<B> dx(backend_, s.tokens, width);
-    dispatcher.dispatch_backward(backend_, f.routing, r.read(), dx.view(), tape);
+    dispatcher.dispatch_backward(backend_, f.routing, r.read(), dx.view(), f.gradients, tape);
     o.dispatched = dot(sent, r.get());
     o.dispatched_back = dot(x.get(), dx.get());
 
@@ -118,7 +118,7 @@ class DispatcherChecker {
       }
     });
     const OwnedMatrix<B> d(backend_, n, width, d_rows);
-    dispatcher.dispatch_backward(backend_, f.routing, d.read(), dx.view(), tape);
+    dispatcher.dispatch_backward(backend_, f.routing, d.read(), dx.view(), f.gradients, tape);
     o.dx = dx.get();
     return o;
   }

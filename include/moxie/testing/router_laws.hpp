@@ -36,7 +36,6 @@ class RouterChecker {
  public:
   RouterChecker(B& b, const R& router, const RouterLawOptions& options)
       : backend_(b), router_(router), options_(options), draw_(options.seed) {
-    if constexpr (requires { router.noisy(); }) noisy_ = router.noisy();
     while (fewest_ < 64 && !accepts(fewest_)) ++fewest_;
   }
 
@@ -109,7 +108,7 @@ class RouterChecker {
     router_.route(backend_, f.context, f.routing);
   }
   std::vector<Chosen> chosen(const Case& c) const {
-    SparseFixture<B> f(backend_, shape(c), {.noisy = noisy_});
+    SparseFixture<B> f(backend_, shape(c), routing_traits(router_, backend_, shape(c)));
     route(c, f);
     return lists(f);
   }
@@ -244,7 +243,7 @@ class RouterChecker {
   void law_of_gradient() {
     Case smooth = c_;
     for (double& v : smooth.logits) v = draw_.normal();
-    SparseFixture<B> f(backend_, shape(smooth), {.noisy = noisy_});
+    SparseFixture<B> f(backend_, shape(smooth), routing_traits(router_, backend_, shape(smooth)));
     route(smooth, f);
     const std::vector<std::int32_t> choice = f.choices();
     std::vector<double> c = draw_.normals(static_cast<Index>(choice.size()));
@@ -307,7 +306,6 @@ class RouterChecker {
   const R& router_;
   RouterLawOptions options_;
   Draw draw_;
-  bool noisy_ = false;
   Index fewest_ = 1;  // experts that the router accepts
   Case c_;
   LawRecorder recorder_;

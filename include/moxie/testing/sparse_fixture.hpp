@@ -89,13 +89,15 @@ class SparseFixture {
     assign_slots(*backend_, context, priority, shape().capacity, memory, routing);
   }
   void zero_gradients() {
-    for (const Matrix<B>& m : {gradients.logits, gradients.probs, noisy_probs_, gradients.weight})
-      backend_->fill(Vector<B>(m.data, m.size()), T(0));
+    for (const Matrix<B>& m :
+         {gradients.logits, gradients.probs, noisy_probs_, gradients.plan, gradients.weight})
+      if (m) backend_->fill(Vector<B>(m.data, m.size()), T(0));
   }
 
   std::vector<std::int32_t> choices() const { return detail::to_host(*backend_, routing.choice); }
   std::vector<T> weights() const { return detail::to_host(*backend_, routing.weight); }
   std::vector<T> probs() const { return detail::to_host(*backend_, routing.probs); }
+  std::vector<T> plan() const { return detail::to_host(*backend_, routing.plan); }
   std::vector<T> noisy_logits() const { return detail::to_host(*backend_, routing.noisy_logits); }
   std::vector<T> noisy_probs() const { return detail::to_host(*backend_, routing.noisy_probs); }
   std::vector<std::int32_t> slots() const { return detail::to_host(*backend_, routing.slot); }
@@ -113,6 +115,7 @@ class SparseFixture {
     gradients.logits = arena.template saved<T>(shape.tokens, shape.experts);
     gradients.probs = arena.template saved<T>(shape.tokens, shape.experts);
     noisy_probs_ = arena.template saved<T>(shape.tokens, shape.experts);
+    if (traits.plan) gradients.plan = arena.template saved<T>(shape.tokens, shape.experts);
     gradients.weight = arena.template saved<T>(routing.weight.rows, routing.weight.cols);
   }
 
