@@ -217,6 +217,7 @@ class MoeLayer {
     B& b = backend();
     RoutingType& r = t.routing;
     r.resize(s, wants_noise() && pass.mode == Mode::train);
+    r.mask = pass.mask;
     if constexpr (!soft) r.bias = bias_.bias(parameters());
     t.x = x;
     t.context = {.mode = pass.mode,

@@ -61,6 +61,7 @@ struct SparseRouting {
   Matrix<B> probs;         ///< [T, E] softmax of logits
   Matrix<B> noisy_probs;   ///< [T, E] softmax of noisy_logits; `probs` itself without noise
   Matrix<B> plan;          ///< [T, E] what selection ranks by if the router makes a plan, else empty
+  ConstIntVector<B> mask;  ///< [T] of the pass: 0 = padding; empty: every token counts
   ConstVector<B> bias;     ///< [E] added to the scores in selection alone (loss-free balancing), else empty
   IntMatrix<B> choice;     ///< [T, K] expert of each assignment in descending order, -1 = none; or [A, 1]
   Matrix<B> weight;        ///< like choice: what combine multiplies by

@@ -1,0 +1,107 @@
+#include "moxie/routing/statistics.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "moxie/capacity/dropless.hpp"
+#include "moxie/testing/sparse_fixture.hpp"
+#include "support/backends.hpp"
+#include "support/buffer.hpp"
+
+using namespace moxie;
+
+namespace {
+
+template <class B>
+RoutingStatistics of(B& backend, testing::SparseFixture<B>& f) {
+  RoutingTelemetry<B> telemetry(backend);
+  telemetry.begin_pass();
+  telemetry.sparse(f.routing);
+  return telemetry.read().at(0);
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("routing statistics of a hand-made routing", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  testing::SparseFixture<B> f(
+      backend, {.tokens = 4, .experts = 4, .choices = 1, .group = 4, .capacity = 2});
+  f.set_mode(Mode::eval);
+  f.set_probs({0.7, 0.1, 0.1, 0.1, 0.5, 0.5, 0, 0, 0.25, 0.25, 0.25, 0.25, 1, 0, 0, 0});
+  f.set_choices({0, 0, 0, 1});
+  f.assign(Dropless{});  // with the shape's capacity: the third token of expert 0 is dropped
+  const RoutingStatistics s = of(backend, f);
+  const double by = testing::tolerance<typename B::Scalar>;
+  CHECK(s.tokens == 4);
+  CHECK(s.selected == std::vector<double>{3, 1, 0, 0});
+  CHECK(s.kept == std::vector<double>{2, 1, 0, 0});
+  CHECK(s.dead_experts() == 2);
+  CHECK(s.drop_rate() == doctest::Approx(0.25));
+  CHECK(s.experts_per_token() == doctest::Approx(0.75));
+  CHECK(s.unrouted == doctest::Approx(0.25));
+  CHECK(s.max_violation() == doctest::Approx(2));
+  CHECK(s.coefficient_of_variation() == doctest::Approx(std::sqrt(1.5)));
+  const double first = -(0.7 * std::log(0.7) + 0.3 * std::log(0.1));
+  CHECK(s.gate_entropy ==
+        doctest::Approx((first + std::log(2.0) + std::log(4.0)) / 4).epsilon(10 * by));
+  // 0.7 - 0.1, 0.5 - 0.5, 0.25 - 0.25, and a token that chose expert 1 though 0 is the best
+  CHECK(s.margin == doctest::Approx((0.6 + 0 + 0 - 1) / 4).epsilon(10 * by));
+}
+
+TEST_CASE_TEMPLATE("padding enters no statistic", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  testing::SparseFixture<B> f(backend, {.tokens = 3, .experts = 2, .choices = 1});
+  f.set_mode(Mode::eval);
+  f.set_probs({0.75, 0.25, 0.5, 0.5, 0.25, 0.75});
+  f.set_choices({0, -1, 1});
+  f.set_mask({1, 0, 1});
+  f.routing.mask = f.context.mask;
+  f.assign(Dropless{});
+  const RoutingStatistics s = of(backend, f);
+  CHECK(s.tokens == 2);
+  CHECK(s.selected == std::vector<double>{1, 1});
+  CHECK(s.margin == doctest::Approx(0.5));
+  CHECK(s.unrouted == 0);
+  CHECK(s.coefficient_of_variation() == 0);
+}
+
+TEST_CASE_TEMPLATE("telemetry adds up passes and forgets when reset", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  testing::SparseFixture<B> small(backend, {.tokens = 1, .experts = 2, .choices = 1});
+  testing::SparseFixture<B> large(backend, {.tokens = 700, .experts = 2, .choices = 1});
+  RoutingTelemetry<B> telemetry(backend);
+  for (testing::SparseFixture<B>* f : {&small, &large}) {
+    const auto n = static_cast<std::size_t>(f->shape().tokens);
+    f->set_mode(Mode::eval);
+    f->set_probs(std::vector<double>(2 * n, 0.5));
+    f->set_choices(std::vector<std::int32_t>(n, 1));
+    f->assign(Dropless{});
+    telemetry.begin_pass();
+    telemetry.sparse(f->routing);
+  }
+  CHECK(telemetry.read().size() == 1);
+  CHECK(telemetry.read()[0].tokens == 701);
+  CHECK(telemetry.read()[0].selected == std::vector<double>{0, 701});
+  CHECK(telemetry.read()[0].gate_entropy ==
+        doctest::Approx(std::log(2.0)).epsilon(10 * testing::tolerance<typename B::Scalar>));
+  telemetry.reset();
+  CHECK(telemetry.read().empty());
+}
+
+TEST_CASE_TEMPLATE("soft routing reports the mass of each expert", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  test::Buffer<typename B::Scalar, B> probs(backend, {0.75, 0.25, 0.5, 0.5});
+  SoftRouting<B> r;
+  r.shape = {.tokens = 2, .experts = 2, .choices = 1, .group = 2, .capacity = 1, .rows = 2};
+  r.probs = probs.view(2, 2);
+  RoutingTelemetry<B> telemetry(backend);
+  telemetry.begin_pass();
+  telemetry.soft(r);
+  const RoutingStatistics s = telemetry.read().at(0);
+  CHECK(s.selected[0] == doctest::Approx(1.25));
+  CHECK(s.drop_rate() == 0);
+  CHECK(s.experts_per_token() == doctest::Approx(1));
+  CHECK(s.max_violation() == doctest::Approx(0.25));
+}
