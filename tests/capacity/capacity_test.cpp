@@ -5,7 +5,11 @@
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/capacity/factor.hpp"
 #include "moxie/capacity/fixed.hpp"
+#include "moxie/capacity/padded_offsets.hpp"
+#include "moxie/capacity/peers.hpp"
 #include "moxie/capacity/priority.hpp"
+#include "moxie/capacity/random_priority.hpp"
+#include "moxie/capacity/sum_priority.hpp"
 #include "moxie/router/top_k.hpp"
 #include "support/backends.hpp"
 #include "support/vectors.hpp"
@@ -24,6 +28,21 @@ std::string message_of(const C& capacity) {
   }
   return "no error";
 }
+
+/// An order given from outside.
+struct GivenOrder {
+  Ints served;
+
+  template <Backend B>
+  std::size_t bytes(const B&, Index) const {
+    return 0;
+  }
+  template <Backend B>
+  void order(B& b, const Context<B>&, const SparseRouting<B>&, IntVector<B> order,
+             Scratch<B>) const {
+    testing::detail::from_host(b, order, served);
+  }
+};
 
 /// Choices, slots and weights as a vector lists them.
 template <class B, class P>
@@ -102,6 +121,9 @@ TEST_CASE("CapacityFactor is evaluated as printed") {
   CHECK(slots(9, 4, 1, half_even, 1) == 2);   // 2.25
   CHECK(slots(100, 10, 1.1, ceil, 1) == 12);  // 100 * 1.1 is a little more than 110
   CHECK(slots(400, 8, 1.05, ceil, 4) == 56);
+  CHECK(slots(15, 4, 1, floor, 1) == 3);     // 3.75
+  CHECK(slots(15, 4, 1, floor, 2) == 4);     // down to 3, then up to a multiple
+  CHECK(slots(7, 8, 1, floor, 1) == 0);      // the layer refuses it
   CHECK(slots(1, 8, 1, half_even, 1) == 0);  // the layer refuses it
 }
 
@@ -118,6 +140,32 @@ TEST_CASE("CapacityFactor gives the numbers of the golden vector") {
     CHECK(rule.slots({.tokens = rows[i][0], .experts = rows[i][1]}) ==
           v["expected"]["capacity"][i].get<Index>());
   }
+}
+
+TEST_CASE("the same factor gives other systems other capacities") {
+  const CapacityQuery vit{.tokens = 50, .choices = 1, .experts = 8};  // 50 / 8 = 6.25
+  CHECK(megablocks_capacity(1).slots(vit) == 6);
+  CHECK(deepspeed_capacity(1).slots(vit) == 7);
+  CHECK(megatron_capacity(1).slots(vit) == 7);
+  CHECK(tutel_capacity(1).slots(vit) == 7);
+  CHECK(vmoe_capacity(1).slots(vit) == 8);
+  const CapacityQuery two{.tokens = 50, .choices = 2, .experts = 8};  // 100 * 1.25 / 8 = 15.625
+  CHECK(megablocks_capacity(1.25).slots(two) == 15);
+  CHECK(deepspeed_capacity(1.25).slots(two) == 16);
+  CHECK(megatron_capacity(1.25).slots(two) == 16);
+  CHECK(tutel_capacity(1.25).slots(two) == 16);  // 2 * int(1.25 * 7 = 8.75)
+  CHECK(vmoe_capacity(1.25).slots(two) == 16);
+  CHECK(tutel_capacity(0.1).slots(two) == 0);  // the layer refuses it
+}
+
+TEST_CASE("TutelCapacity refuses hyper-parameters that make no sense") {
+  CHECK(message_of(TutelCapacity{.factor = 0}) ==
+        "moxie::TutelCapacity: factor is 0, expected a number > 0");
+  CHECK(message_of(TutelCapacity{.factor = std::nan("")}) ==
+        "moxie::TutelCapacity: factor is nan, expected a number > 0");
+  CHECK(
+      message_of(TutelCapacity{.factor = 1e300}) ==
+      "moxie::TutelCapacity: factor 1e+300 asks for 2e+300 slots a choice, expected at most 1e+15");
 }
 
 TEST_CASE("capacities count choices, and training and evaluation may differ") {
@@ -186,6 +234,44 @@ TEST_CASE_TEMPLATE("with equal gates everyone asks for the first expert, and the
 TEST_CASE_TEMPLATE("token choice gives the numbers of the golden vectors", B, MOXIE_TEST_BACKENDS) {
   check_vector<B>("02_token_choice_first", TokenPriority{});
   check_vector<B>("03_token_choice_bpr", BatchPriority{});
+  const nlohmann::json random = test::read_vector("04_token_choice_random");
+  check_vector<B>("04_token_choice_random",
+                  GivenOrder{test::flat<std::int32_t>(random["inputs"]["perm"])});
+}
+
+TEST_CASE_TEMPLATE("one choice of T*K tokens is the dropless layout of the golden vector", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const nlohmann::json v = test::read_vector("06_dropless");
+  const nlohmann::json& wanted = v["expected"];
+  const auto tokens = static_cast<Index>(v["inputs"]["logits"].size());
+  const auto experts = static_cast<Index>(v["inputs"]["logits"][0].size());
+  const Index k = v["inputs"]["k"];
+  testing::SparseFixture<B> chosen(backend, {.tokens = tokens, .experts = experts, .choices = k});
+  chosen.set_logits(test::flat<double>(v["inputs"]["logits"]));
+  TopKRouter{.k = k}.route(backend, chosen.context, chosen.routing);
+  CHECK(chosen.choices() == test::flat<std::int32_t>(wanted["expert"]));
+
+  testing::SparseFixture<B> flat(backend, {.tokens = tokens * k, .experts = experts, .choices = 1});
+  flat.set_choices(chosen.choices());
+  flat.assign(Dropless{});
+  CHECK(flat.assignments() == test::flat<std::int32_t>(wanted["perm"]));
+  CHECK(flat.offsets() == test::flat<std::int32_t>(wanted["offsets"]));
+  const test::Buffer<std::int32_t, B> padded(backend, experts + 1, -1);
+  pad_offsets(backend, ConstIntVector<B>(flat.routing.offset), v["inputs"]["block"].get<Index>(),
+              padded.view());
+  CHECK(padded.to_vector() == test::flat<std::int32_t>(wanted["padded_offsets"]));
+}
+
+TEST_CASE("padded offsets give an expert without rows none") {
+  CpuBackend<float> backend;
+  const test::Buffer<std::int32_t, CpuBackend<float>> offset(backend, {0, 0, 1, 1, 129, 130});
+  const test::Buffer<std::int32_t, CpuBackend<float>> padded(backend, 6, -1);
+  using Offsets = ConstIntVector<CpuBackend<float>>;
+  pad_offsets(backend, Offsets(offset.view()), 128, padded.view());
+  CHECK(padded.to_vector() == Ints{0, 0, 128, 128, 256, 384});
+  CHECK_THROWS_WITH_AS(pad_offsets(backend, Offsets(offset.view()), 0, padded.view()),
+                       "moxie::pad_offsets: block is 0, expected >= 1", config_error);
 }
 
 TEST_CASE_TEMPLATE("capacities obey the Capacity laws", B, MOXIE_TEST_BACKENDS) {
@@ -197,6 +283,10 @@ TEST_CASE_TEMPLATE("capacities obey the Capacity laws", B, MOXIE_TEST_BACKENDS) 
     CHECK(report.cases == cases);
   };
   check(CapacityFactor{.factor = 1}, 2000);
+  check(megablocks_capacity(1.5), 300);
+  check(tutel_capacity(1), 300);
+  check(WithPriority{SumPriority{}, CapacityFactor{.factor = 0.6}}, 500);
+  check(WithPriority{RandomPriority{}, CapacityFactor{.factor = 0.6}}, 500);
   check(WithPriority{BatchPriority{}, CapacityFactor{.factor = 0.6}}, 2000);
   check(Dropless{}, 300);
   for (Index c = 1; c <= 11; ++c) check(FixedCapacity{c}, 200);  // groups have up to 9 tokens
@@ -206,12 +296,15 @@ TEST_CASE_TEMPLATE("capacities obey the Capacity laws", B, MOXIE_TEST_BACKENDS) 
 
 TEST_CASE_TEMPLATE("priorities obey the Priority laws", B, MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
-  const auto check = [&](const auto& priority) {
-    const testing::LawReport report = testing::check_priority_laws(backend, priority);
+  const auto check = [&](const auto& priority, bool stable) {
+    const testing::LawReport report =
+        testing::check_priority_laws(backend, priority, {.stable = stable});
     CHECK_MESSAGE(report.passed, report.message);
   };
-  check(TokenPriority{});
-  check(BatchPriority{});
+  check(TokenPriority{}, true);
+  check(BatchPriority{}, true);
+  check(SumPriority{}, true);
+  check(RandomPriority{}, false);
 }
 
 namespace {

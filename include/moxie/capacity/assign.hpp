@@ -31,8 +31,9 @@ struct AssignMemory {
 };
 
 namespace detail {
-// Keys are segments e * G + g, so that rows of an expert lie together, group after group; assignments without an
-// expert come last. Laid out choice by choice in the order of priority, a stable sort gives each its slot.
+// Keys are segments e * G + g, so that rows of an expert lie together, group after group;
+// assignments without an expert come last. Laid out choice by choice in the order of priority, a
+// stable sort gives each its slot.
 template <Backend B>
 struct AssignKeys {
   ConstIntMatrix<B> choice;
@@ -102,6 +103,36 @@ struct PlaceAssignment {
     r.row.data[a] = static_cast<std::int32_t>(row);
   }
 };
+/// What is left to do when choices and slots are known by other means than the sort.
+template <Backend B>
+struct SlotOnly {
+  ConstIntVector<B> key, value, begin;
+  IntMatrix<B> slot;
+
+  MOXIE_HD void operator()(Index i) const {
+    const Index segment = key[i];
+    slot.data[value[i]] =
+        static_cast<std::int32_t>(segment + 1 < begin.size ? i - begin[segment] : -1);
+  }
+};
+template <Backend B>
+struct PlaceSlot {
+  ConstIntVector<B> base;
+  Index groups, capacity;
+  SparseRouting<B> r;
+
+  MOXIE_HD void operator()(Index a) const {
+    const Index t = a / r.choice.cols;
+    const Index e = r.choice.data[a];
+    Index row = -1;
+    if (e >= 0 && r.slot.data[a] < capacity) {
+      row = base[e * groups + t / r.shape.group] + r.slot.data[a];
+      r.token[row] = static_cast<std::int32_t>(t);
+      r.assignment[row] = static_cast<std::int32_t>(a);
+    }
+    r.row.data[a] = static_cast<std::int32_t>(row);
+  }
+};
 template <Backend B>
 struct ExpertOffset {
   ConstIntVector<B> base;
@@ -110,17 +141,27 @@ struct ExpertOffset {
 
   MOXIE_HD void operator()(Index e) const { offset[e] = base[e * groups]; }
 };
+template <Backend B, class C>
+bool reroutes(const C& capacity) {
+  if constexpr (HasReroute<C, B>) {
+    return capacity.reroutes();
+  } else {
+    return false;
+  }
+}
 }  // namespace detail
 
-/// Gives each assignment of a token choice its slot, and each kept one its row: fills r.slot, r.row, r.token,
-/// r.assignment and r.offset from r.choice.
+/// Gives each assignment of a token choice its slot, and each kept one its row: fills r.slot,
+/// r.row, r.token, r.assignment and r.offset from r.choice.
 ///
-/// `capacity`: slots of an expert in a group; an assignment whose slot is at or past it is dropped (row -1), and
-/// dropped ones count on. `priority` is any Capacity; its order is used if it has one.
-/// Equal to the loop of algorithms that serves all first choices, then all second choices, in the priority's order.
-/// Cost: one stable sort of T*K keys of log2(E*G) bits. Does not block.
+/// `capacity`: slots of an expert in a group; an assignment whose slot is at or past it is dropped
+/// (row -1), and dropped ones count on. `priority` is any Capacity; its order is used if it has
+/// one, and so is its `reroute`. Equal to the loop of algorithms that serves all first choices,
+/// then all second choices, in the priority's order. Returns whether r.choice may have changed (the
+/// capacity reroutes): weights made before are then stale, and the router must `weigh` again. Cost:
+/// one stable sort of T*K keys of log2(E*G) bits. Does not block.
 template <Backend B, class C>
-void assign_slots(B& b, const Context<B>& ctx, const C& priority, Index capacity,
+bool assign_slots(B& b, const Context<B>& ctx, const C& priority, Index capacity,
                   const AssignMemory<B>& memory, SparseRouting<B>& r) {
   const Index tokens = r.shape.tokens;
   const Index groups = r.shape.groups();
@@ -138,14 +179,29 @@ void assign_slots(B& b, const Context<B>& ctx, const C& priority, Index capacity
   const IntVector<B> begin = memory.begin.middle(0, segments + 1);
   const IntVector<B> base = memory.base.middle(0, segments + 1);
 
-  b.for_each(assignments, detail::AssignKeys<B>{r.choice, order, r.shape.group, groups, experts, key,
-                                                value});
+  b.for_each(assignments,
+             detail::AssignKeys<B>{r.choice, order, r.shape.group, groups, experts, key, value});
   b.sort_pairs(key, value, detail::bits_for(segments + 1), memory.scratch);
   b.for_each(segments + 1, detail::SegmentBegin<B>{key, begin});
   b.for_each(segments + 1, detail::SegmentKept<B>{begin, capacity, base});
+  const bool rerouted = detail::reroutes<B>(priority);
+  if constexpr (HasReroute<C, B>) {
+    if (rerouted) {
+      b.for_each(assignments, detail::SlotOnly<B>{key, value, begin, r.slot});
+      // The sorted keys are not needed again: their memory serves the policy.
+      priority.reroute(
+          b, ctx, FirstPass<B>{capacity, order, base.middle(0, segments), key.middle(0, tokens)},
+          r);
+    }
+  }
   b.exclusive_scan(ConstIntVector<B>(base), base, memory.scratch);
-  b.for_each(assignments, detail::PlaceAssignment<B>{key, value, begin, base, capacity, r});
+  if (rerouted) {
+    b.for_each(assignments, detail::PlaceSlot<B>{base, groups, capacity, r});
+  } else {
+    b.for_each(assignments, detail::PlaceAssignment<B>{key, value, begin, base, capacity, r});
+  }
   b.for_each(experts + 1, detail::ExpertOffset<B>{base, groups, r.offset});
+  return rerouted;
 }
 
 }  // namespace moxie

@@ -9,11 +9,22 @@
 /// Members:
 ///   Index slots(const CapacityQuery&) const;     the exact value of the rule, never clamped
 /// Optional:
-///   void order(B&, const Context<B>&, const SparseRouting<B>&, IntVector<B> order, Scratch<B>) const;
-///   std::size_t order_bytes(const B&, Index tokens) const;
+///   void order(B&, const Context<B>&, const SparseRouting<B>&, IntVector<B> order, Scratch<B>)
+///   const; std::size_t order_bytes(const B&, Index tokens) const;
 ///       the priority: who gets the slots first (see priority.hpp); without them, the lower token
+///   bool reroutes() const;
+///   void reroute(B&, const Context<B>&, const FirstPass<B>&, SparseRouting<B>&) const;
+///       gives choices that found no slot another expert: may change r.choice and r.slot, before
+///       rows are made. Called by assign_slots if reroutes(), which then tells its caller to weigh
+///       again
+///   bool returns_dropped() const;
+///       the layer adds weight * x of a dropped choice to the token's own row of y (see
+///       identity_overflow.hpp) the last three are an overflow policy, which WithOverflow adds (see
+///       overflow.hpp); without them, drops
 ///
-/// Laws: a result below 1 is a config_error of the layer; no expert holds more in a group; masked tokens take none.
+/// Laws: a result below 1 is a config_error of the layer; no expert holds more in a group; masked
+/// tokens take none; rerouting leaves the experts of a token distinct, and the choices that were
+/// kept where they were served.
 namespace moxie {
 
 struct CapacityQuery {
@@ -30,14 +41,44 @@ concept Capacity = requires(const C& c, const CapacityQuery& q) {
 
 /// A capacity that also says who is served first.
 template <class C, class B>
-concept HasPriority = Capacity<C> && requires(const C& c, B& b, const Context<B>& ctx,
-                                              const SparseRouting<B>& r, IntVector<B> order,
-                                              Scratch<B> scratch, Index tokens) {
+concept HasPriority = Capacity<C> &&
+    requires(const C& c, B& b, const Context<B>& ctx, const SparseRouting<B>& r, IntVector<B> order,
+             Scratch<B> scratch, Index tokens) {
   { c.order_bytes(b, tokens) } -> std::same_as<std::size_t>;
   c.order(b, ctx, r, order, scratch);
 };
 
-/// One capacity in training, another in evaluation. The priority is the training capacity's in both.
+/// What assign_slots knows when every choice has been served once, for `reroute`. r.slot counts on
+/// past `capacity` for choices that found no slot.
+template <Backend B>
+struct FirstPass {
+  Index capacity = 0;       ///< C
+  ConstIntVector<B> order;  ///< [T] order[j] is the token served j-th; empty: the lower token first
+  IntVector<B>
+      held;  ///< [E*G] slots taken of expert e in group g, at e*G + g: counted up by `reroute`
+  IntVector<B> work;  ///< [T] to use freely
+};
+
+/// A capacity that can give choices without a slot another expert.
+template <class C, class B>
+concept HasReroute = Capacity<C> && requires(const C& c, B& b, const Context<B>& ctx,
+                                             const FirstPass<B>& first, SparseRouting<B>& r) {
+  { c.reroutes() } -> std::same_as<bool>;
+  c.reroute(b, ctx, first, r);
+};
+
+/// Whether the dropped weight goes back to the token itself under capacity `c`.
+template <Capacity C>
+bool returns_dropped(const C& c) {
+  if constexpr (requires { c.returns_dropped(); }) {
+    return c.returns_dropped();
+  } else {
+    return false;
+  }
+}
+
+/// One capacity in training, another in evaluation. Priority and overflow policy are the training
+/// capacity's in both.
 template <Capacity Train, Capacity Eval>
 struct TrainEval {
   Train train{};
@@ -50,16 +91,22 @@ struct TrainEval {
     return q.mode == Mode::train ? train.slots(q) : eval.slots(q);
   }
   template <Backend B>
-    requires HasPriority<Train, B>
-  std::size_t order_bytes(const B& b, Index tokens) const {
-    return train.order_bytes(b, tokens);
-  }
+  requires HasPriority<Train, B> std::size_t order_bytes(const B& b, Index tokens)
+  const { return train.order_bytes(b, tokens); }
   template <Backend B>
-    requires HasPriority<Train, B>
+  requires HasPriority<Train, B>
   void order(B& b, const Context<B>& ctx, const SparseRouting<B>& r, IntVector<B> order,
              Scratch<B> scratch) const {
     train.order(b, ctx, r, order, scratch);
   }
+  bool reroutes() const requires requires(const Train& t) { t.reroutes(); }
+  { return train.reroutes(); }
+  template <Backend B>
+  requires HasReroute<Train, B>
+  void reroute(B& b, const Context<B>& ctx, const FirstPass<B>& first, SparseRouting<B>& r) const {
+    train.reroute(b, ctx, first, r);
+  }
+  bool returns_dropped() const { return moxie::returns_dropped(train); }
   friend constexpr bool operator==(const TrainEval&, const TrainEval&) = default;
 };
 template <class Train, class Eval>

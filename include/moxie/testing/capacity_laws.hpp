@@ -193,7 +193,8 @@ class PriorityChecker {
     f.context.seed = options_.seed;
     f.context.step = static_cast<std::uint64_t>(recorder_.report().cases);
     f.set_mask(mask);
-    f.set_choices(draw_choices(draw_, s.tokens, s.experts, 1, mask));
+    const std::vector<std::int32_t> choice = draw_choices(draw_, s.tokens, s.experts, 1, mask);
+    f.set_choices(choice);
     f.set_probs(probs);
     const std::vector<std::int32_t> order = ordered(f);
     recorder_.expect(ordered(f) == order, "the same routing is ordered in two ways");
@@ -209,7 +210,8 @@ class PriorityChecker {
     if (!options_.stable) return;
     for (Index t = 0; t < s.tokens; ++t)
       for (Index u = t + 1; u < s.tokens && u / group == t / group; ++u)
-        if (alike(probs, mask, s.experts, t, u))
+        if (choice[static_cast<std::size_t>(t)] == choice[static_cast<std::size_t>(u)] &&
+            alike(probs, mask, s.experts, t, u))
           recorder_.expect(place[static_cast<std::size_t>(t)] < place[static_cast<std::size_t>(u)],
                            "of two tokens that are alike, the higher is served first");
   }
