@@ -6,6 +6,7 @@
 #include "checkpoint_info.hpp"
 #include "evaluator.hpp"
 #include "json_number.hpp"
+#include "layer_figures.hpp"
 #include "run_directory.hpp"
 #include "session.hpp"
 
@@ -64,7 +65,7 @@ nlohmann::json evaluate(const std::filesystem::path& checkpoint, const std::stri
   return {{"checkpoint", file.string()},       {"data", options.data},
           {"images", data.test.count},         {"step", info.step},
           {"loss", json_number(e.loss)},       {"accuracy", e.accuracy},
-          {"dropped", e.load.dropped_share()}, {"layers", e.load.to_json(plan.vit.moe_blocks)}};
+          {"dropped", dropped_share(e.layers)}, {"layers", layer_figures(e.layers, plan.vit.moe_blocks)}};
 }
 
 }  // namespace vmoe

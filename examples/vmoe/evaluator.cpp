@@ -18,6 +18,7 @@ Evaluator::Evaluator(const Model& model, const ModelPlan& plan, bool sigmoid, In
       sigmoid_(sigmoid),
       memory_(model.parameters().backend(),
               moxie::tape_bytes(model, batch_, moxie::Gradients::none)),
+      telemetry_(model.parameters().backend()),
       scores_(to_size(batch_ * classes_)),
       targets_(scores_.size()),
       losses_(to_size(batch_)),
@@ -41,6 +42,7 @@ const std::vector<float>& Evaluator::scores(const std::vector<float>& inputs, In
 
 void Evaluator::run(const ImageSet& set, const Normalization& normalization, Evaluation& result) {
   result = {};
+  telemetry_.reset();
   Backend& backend = model_.parameters().backend();
   const Batches batches(set, classes_, normalization,
                         {.batch_size = batch_, .model_channels = channels_},
@@ -59,8 +61,8 @@ void Evaluator::run(const ImageSet& set, const Normalization& normalization, Eva
       batches.fill(epoch, b, images * part / parts, images * (part + 1) / parts, buffers);
     });
     scores(inputs, images);
-    result.load.begin_pass();
-    visit(result.load);
+    telemetry_.begin_pass();
+    visit(telemetry_);
     const moxie::ConstMatrix<Backend> own{scores_.data(), images, classes_};
     const moxie::ConstMatrix<Backend> targets{targets_.data(), images, classes_};
     const moxie::Vector<Backend> losses{losses_.data(), images};
@@ -76,6 +78,7 @@ void Evaluator::run(const ImageSet& set, const Normalization& normalization, Eva
     }
     seen += images;
   }
+  result.layers = telemetry_.read();
   if (seen == 0) return;
   result.loss = loss / static_cast<double>(seen);
   result.accuracy = correct / static_cast<double>(seen);

@@ -3,15 +3,16 @@
 #include <vector>
 
 #include "data/batch.hpp"
-#include "load_counter.hpp"
+#include "model.hpp"
 #include "moxie/core/memory.hpp"
+#include "moxie/routing/statistics.hpp"
 
 namespace vmoe {
 
 struct Evaluation {
   double loss = 0;      ///< softmax or sigmoid cross-entropy, mean over images
   double accuracy = 0;  ///< in [0, 1]
-  LoadCounter load;
+  std::vector<moxie::RoutingStatistics> layers;  ///< of the MoE layers, in order
 };
 
 /// Runs a model over a set of images without changing it. Routing of an image does not depend on
@@ -36,6 +37,7 @@ class Evaluator {
   bool sigmoid_;
   moxie::Memory<Backend> memory_;
   Model::Tape tape_;
+  moxie::RoutingTelemetry<Backend> telemetry_;
   std::vector<float> scores_, targets_, losses_;
   std::vector<std::int32_t> mask_;
 };

@@ -20,15 +20,15 @@ void visit(W& w, const F& f) {
 }  // namespace
 
 void MetricsWindow::add(double step_loss, double step_correct, double step_images,
-                        const LoadCounter& load) {
+                        const std::vector<moxie::RoutingStatistics>& layers) {
   steps += 1;
   images += step_images;
   loss += step_loss;
   correct += step_correct;
-  regularizers += load.regularizers();
-  for (const LoadCounter::Layer& layer : load.layers()) {
-    chosen += layer.chosen;
-    dropped += layer.dropped;
+  for (const moxie::RoutingStatistics& layer : layers) {
+    regularizers += layer.regularizers;
+    for (const double n : layer.selected) chosen += n;
+    dropped += layer.dropped();
   }
 }
 

@@ -1,8 +1,9 @@
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
+#include <vector>
 
-#include "load_counter.hpp"
+#include "moxie/routing/statistics.hpp"
 
 namespace vmoe {
 
@@ -18,7 +19,8 @@ struct MetricsWindow {
   double dropped = 0;  ///< of them, without a slot
   double began = 0;    ///< seconds of training before the first step
 
-  void add(double step_loss, double step_correct, double step_images, const LoadCounter& load);
+  void add(double step_loss, double step_correct, double step_images,
+           const std::vector<moxie::RoutingStatistics>& layers);
 
   double mean_loss() const { return loss / steps; }
   double mean_regularizers() const { return regularizers / steps; }

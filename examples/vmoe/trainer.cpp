@@ -11,8 +11,10 @@
 #include "evaluator.hpp"
 #include "interrupt.hpp"
 #include "json_number.hpp"
+#include "layer_figures.hpp"
 #include "moxie/optimizer/adam_w.hpp"
 #include "moxie/optimizer/sgd.hpp"
+#include "moxie/routing/statistics.hpp"
 #include "moxie/train/schedule.hpp"
 #include "moxie/train/step.hpp"
 #include "moxie/train/supervised.hpp"
@@ -59,6 +61,7 @@ class Run {
                                                    : moxie::Supervised::Loss::softmax},
             std::move(optimizer), s_.model.parameters().range(), o_.batch,
             {.clip = o_.clip > 0 ? std::optional(moxie::ClipByGlobalNorm{o_.clip}) : std::nullopt}),
+        telemetry_(s_.backend),
         evaluator_(s_.model, s_.plan, o_.loss == "sigmoid", o_.group_images, o_.batch),
         progress_(::isatty(STDOUT_FILENO) == 1),
         inputs_(to_size(o_.batch * s_.model.input_width())),
@@ -135,9 +138,9 @@ class Run {
     }
     loss /= static_cast<double>(o_.batch);
     if (!std::isfinite(loss)) moxie::throw_numeric("the loss is ", loss);
-    LoadCounter load;
-    s_.model.visit_routing(state.tape, load);
-    window_.add(loss, correct, static_cast<double>(o_.batch), load);
+    telemetry_.reset();
+    s_.model.visit_routing(state.tape, telemetry_);
+    window_.add(loss, correct, static_cast<double>(o_.batch), telemetry_.read());
   }
 
   void after_step() {
@@ -211,8 +214,8 @@ class Run {
             {"epoch", epoch},
             {"loss", e.loss},
             {"accuracy", e.accuracy},
-            {"dropped", e.load.dropped_share()},
-            {"layers", e.load.to_json(s_.plan.vit.moe_blocks)}};
+            {"dropped", dropped_share(e.layers)},
+            {"layers", layer_figures(e.layers, s_.plan.vit.moe_blocks)}};
   }
 
   void save(std::uint64_t step) {
@@ -309,6 +312,7 @@ class Run {
   std::uint64_t per_epoch_, total_;
   moxie::Schedule schedule_;
   moxie::train::Step<Model, moxie::Supervised, Optimizer> step_;
+  moxie::RoutingTelemetry<Backend> telemetry_;
   Evaluator evaluator_;
   Progress progress_;
   std::vector<float> inputs_, targets_;

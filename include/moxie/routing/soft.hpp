@@ -55,7 +55,7 @@ struct SoftRouting {
     logits = arena.template saved<T>(s.tokens, columns);
     dispatch = arena.template saved<T>(s.tokens, columns);
     combine = arena.template saved<T>(s.tokens, columns);
-    probs = arena.template saved<T>(s.tokens, s.experts);
+    probs = arena.template kept<T>(s.tokens, s.experts);
     status = arena.template kept<std::int64_t>(1);
     scratch = arena.scratch_bytes(traits.scratch_bytes);
     rows_ = s.rows;

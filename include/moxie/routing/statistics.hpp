@@ -45,8 +45,10 @@ struct RoutingStatistics {
   /// Share of the assignments that got no slot.
   double drop_rate() const {
     const double all = sum(selected);
-    return all > 0 ? 1 - sum(kept) / all : 0;
+    return all > 0 ? dropped() / all : 0;
   }
+  /// Assignments that got no slot.
+  double dropped() const { return sum(selected) - sum(kept); }
   /// Mean number of experts that took a token.
   double experts_per_token() const { return tokens > 0 ? sum(kept) / tokens : 0; }
 
@@ -182,8 +184,9 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
     const auto bytes = static_cast<std::size_t>(values.size) * sizeof(T);
     if (bytes > 0) backend_->copy(layer.losses.view().data, values.data, bytes);
   }
+  /// Forgets what was added; keeps the memory.
   void reset() {
-    layers_.clear();
+    for (const Layer& layer : layers_) backend_->fill(layer.sums.view(), T(0));
     next_ = 0;
   }
 

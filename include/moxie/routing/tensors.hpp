@@ -84,15 +84,16 @@ struct SparseRouting {
     using T = typename B::Scalar;
     using Id = std::int32_t;
     shape = s;
-    logits = arena.template saved<T>(s.tokens, s.experts);
-    probs = arena.template saved<T>(s.tokens, s.experts);
+    // Kept, though the backward alone needs some of it: what a visitor is shown must be what the pass saw.
+    logits = arena.template kept<T>(s.tokens, s.experts);
+    probs = arena.template kept<T>(s.tokens, s.experts);
     memory_.noisy_logits = logits;
     memory_.noisy_probs = probs;
     if (traits.noisy) {
-      memory_.noisy_logits = arena.template saved<T>(s.tokens, s.experts);
-      memory_.noisy_probs = arena.template saved<T>(s.tokens, s.experts);
+      memory_.noisy_logits = arena.template kept<T>(s.tokens, s.experts);
+      memory_.noisy_probs = arena.template kept<T>(s.tokens, s.experts);
     }
-    if (traits.plan) plan = arena.template saved<T>(s.tokens, s.experts);
+    if (traits.plan) plan = arena.template kept<T>(s.tokens, s.experts);
     const Index list_rows = traits.ragged ? s.assignments : s.tokens;
     const Index list_cols = traits.ragged ? 1 : s.choices;
     choice = arena.template kept<Id>(list_rows, list_cols);
