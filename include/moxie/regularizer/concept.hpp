@@ -15,13 +15,33 @@
 ///   Index sums(const RoutingShape&) const;   how many numbers it sums
 ///   void accumulate(B&, const Context<B>&, const Routing&, Vector<B> sums) const;   overwrites sums
 ///   void loss(B&, const Context<B>&, const Routing&, ConstVector<B> sums, Vector<B> out) const;
-///                                            out[0] = weight * loss; any Routing is the pass's own
+///                                            out[0] = weight * loss; any Routing is the pass's own. Room that
+///                                            accumulate sets to 0 it may use for notes (AnyRegularizers)
 ///   void loss_backward(B&, const Context<B>&, const Routing&, ConstVector<B> sums,
 ///                      RoutingGradients<Routing>&) const;   adds to d(logits), d(probs), ...
+///
+/// A regularizer takes every kind of routing that has what it reads: those of probabilities alone ask for
+/// HasProbabilities, those of choices or noisy logits for SparseRouting.
 ///
 /// Laws: gradient check; `accumulate` is additive over tokens; finite when one expert takes everything; masked tokens
 /// enter nothing.
 namespace moxie {
+
+/// Routing with `probs` [T, E], what each token gives to each expert, and its gradient.
+template <class Routing, class B>
+concept HasProbabilities = requires(const Routing& r, const RoutingGradients<Routing>& g) {
+  { r.shape } -> std::convertible_to<RoutingShape>;
+  { r.probs } -> std::convertible_to<ConstMatrix<B>>;
+  { g.probs } -> std::convertible_to<Matrix<B>>;
+};
+
+/// Routing with `logits`, one row a token, and their gradient.
+template <class Routing, class B>
+concept HasLogits = requires(const Routing& r, const RoutingGradients<Routing>& g) {
+  { r.shape } -> std::convertible_to<RoutingShape>;
+  { r.logits } -> std::convertible_to<ConstMatrix<B>>;
+  { g.logits } -> std::convertible_to<Matrix<B>>;
+};
 
 template <class A, class B, class Routing>
 concept Regularizer =

@@ -2,26 +2,26 @@
 
 #include "moxie/core/math.hpp"
 #include "moxie/regularizer/concept.hpp"
+#include "moxie/regularizer/load_threshold.hpp"
 #include "moxie/regularizer/squared_variation.hpp"
 
 namespace moxie {
 
 namespace detail {
-/// z = (tau - L) / sigma: how far the clean logit of expert e lies below token t's threshold, in standard deviations of
-/// the noise. tau is the K-th largest noisy logit.
+/// z = (tau - L) / sigma: how far the clean logit of expert e lies below token t's threshold, in
+/// standard deviations of the noise. tau is the K-th largest noisy logit, `last` its expert.
 template <Backend B>
 struct LoadDistance {
   ConstMatrix<B> logits, noisy_logits;
-  ConstIntMatrix<B> choice;
   typename B::Scalar std_dev;
 
-  MOXIE_HD Index threshold(Index t) const { return choice(t, choice.cols - 1); }
-  MOXIE_HD typename B::Scalar operator()(Index t, Index e) const {
-    return (noisy_logits(t, threshold(t)) - logits(t, e)) / std_dev;
+  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
+    return (noisy_logits(t, last) - logits(t, e)) / std_dev;
   }
 };
 template <Backend B>
 struct GroupLoadSum {
+  LoadThreshold<B> threshold;
   LoadDistance<B> z;
   Index group;
   Vector<B> sums;
@@ -32,12 +32,14 @@ struct GroupLoadSum {
     const Index g = i / experts;
     T sum = 0;
     for (Index t = g * group; t < (g + 1) * group; ++t)
-      if (z.threshold(t) >= 0) sum += T(1) - math::normal_distribution(z(t, i % experts));
+      if (const Index last = threshold(t); last >= 0)
+        sum += T(1) - math::normal_distribution(z(t, last, i % experts));
     sums[i] = sum;
   }
 };
 template <Backend B>
 struct LoadBackward {
+  LoadThreshold<B> threshold;
   LoadDistance<B> z;
   ConstVector<B> sums;
   Index group;
@@ -46,7 +48,7 @@ struct LoadBackward {
 
   MOXIE_HD void operator()(Index t) const {
     using T = typename B::Scalar;
-    const Index last = z.threshold(t);
+    const Index last = threshold(t);
     if (last < 0) return;
     const Index experts = d_logits.cols;
     const T* own = sums.data + t / group * experts;
@@ -54,21 +56,23 @@ struct LoadBackward {
     const T scale = static_cast<T>(weight) / static_cast<T>(sums.size / experts);
     T to_threshold = 0;
     for (Index e = 0; e < experts; ++e) {
-      const T dz = -math::normal_density(z(t, e)) * scale * cv.derivative(own[e]) / z.std_dev;
+      const T dz = -math::normal_density(z(t, last, e)) * scale * cv.derivative(own[e]) / z.std_dev;
       d_logits(t, e) -= dz;
       to_threshold += dz;
     }
-    d_logits(t, last) += to_threshold;  // the threshold moves with its own logit: it is not detached
+    d_logits(t, last) +=
+        to_threshold;  // the threshold moves with its own logit: it is not detached
   }
 };
 }  // namespace detail
 
-/// Load loss: weight * mean over groups of CV^2(P), P_e = mean over tokens of the probability that fresh noise would
-/// put expert e above the token's K-th largest noisy logit.
+/// Load loss: weight * mean over groups of CV^2(P), P_e = mean over tokens of the probability that
+/// fresh noise would put expert e above the token's K-th largest noisy logit. K is the shape's
+/// `choices`, whatever was chosen in the end.
 ///
-/// Needs noise: a pass without it (evaluation, or a router without WithNoise) gives 0. The threshold is the K-th
-/// largest overall, not without e as in the paper of 2017.
-/// Source: V-MoE, `vmoe/nn/routing.py`, load loss; Tutel's of the same name is another formula.
+/// Needs noise: a pass without it (evaluation, or a router without WithNoise) gives 0. The
+/// threshold is the K-th largest overall, not without e as in the paper of 2017. Source: V-MoE,
+/// `vmoe/nn/routing.py`, load loss; Tutel's of the same name is another formula (TutelLoad).
 struct NoisyLoad {
   double weight = 0.005;
 
@@ -77,31 +81,36 @@ struct NoisyLoad {
 
   Index sums(const RoutingShape& s) const noexcept { return s.groups() * s.experts; }
   template <Backend B>
-  void accumulate(B& b, const Context<B>&, const SparseRouting<B>& r, Vector<B> sums) const {
+  void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
     if (!(r.noise_std > 0)) {
       b.fill(sums, typename B::Scalar(0));
       return;
     }
-    b.for_each(sums.size, detail::GroupLoadSum<B>{distance(r), r.shape.group, sums}, 1);
+    b.for_each(
+        sums.size,
+        detail::GroupLoadSum<B>{detail::load_threshold(ctx, r), distance(r), r.shape.group, sums},
+        1);
   }
   template <Backend B>
   void loss(B& b, const Context<B>&, const SparseRouting<B>& r, ConstVector<B> sums,
             Vector<B> out) const {
-    b.for_each(1, detail::MeanSquaredVariation<B>{sums, r.shape.experts, weight, out});
+    using Loss = detail::VariationLoss<typename B::Scalar>;
+    b.for_each(
+        1, detail::MeanOfGroups<B, Loss>{sums, r.shape.groups(), {r.shape.experts}, weight, out});
   }
   template <Backend B>
-  void loss_backward(B& b, const Context<B>&, const SparseRouting<B>& r, ConstVector<B> sums,
+  void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
     if (!(r.noise_std > 0)) return;
-    b.for_each(r.shape.tokens,
-               detail::LoadBackward<B>{distance(r), sums, r.shape.group, weight, g.logits});
+    b.for_each(r.shape.tokens, detail::LoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
+                                                       sums, r.shape.group, weight, g.logits});
   }
   friend constexpr bool operator==(const NoisyLoad&, const NoisyLoad&) = default;
 
  private:
   template <Backend B>
   static detail::LoadDistance<B> distance(const SparseRouting<B>& r) {
-    return {r.logits, r.noisy_logits, r.choice, static_cast<typename B::Scalar>(r.noise_std)};
+    return {r.logits, r.noisy_logits, static_cast<typename B::Scalar>(r.noise_std)};
   }
 };
 

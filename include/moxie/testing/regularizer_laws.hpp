@@ -2,6 +2,7 @@
 
 #include <concepts>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moxie/regularizer/concept.hpp"
@@ -84,10 +85,11 @@ class RegularizerChecker {
     const Buffer<B, T> sums(backend_, a.sums(f.shape()));
     const Buffer<B, T> out(backend_, 1);
     a.accumulate(backend_, f.context, f.routing, sums.view());
+    std::vector<T> summed = to_host(backend_, sums.view());
     a.loss(backend_, f.context, f.routing, ConstVector<B>(sums.view()), out.view());
     a.loss_backward(backend_, f.context, f.routing, ConstVector<B>(sums.view()), f.gradients);
     router.route_backward(backend_, f.context, f.routing, f.gradients);
-    return {to_host(backend_, sums.view()), f.d_logits(),
+    return {std::move(summed), f.d_logits(),
             static_cast<double>(to_host(backend_, out.view())[0]), f.choices()};
   }
   Outcome evaluate(const Case& c) { return evaluate(c, regularizer_); }

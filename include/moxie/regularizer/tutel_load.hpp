@@ -1,0 +1,119 @@
+#pragma once
+
+#include "moxie/core/math.hpp"
+#include "moxie/regularizer/concept.hpp"
+#include "moxie/regularizer/load_threshold.hpp"
+#include "moxie/regularizer/squared_variation.hpp"
+
+namespace moxie {
+
+namespace detail {
+/// z = (p - tau) / sigma with the clean probability p of expert e and the K-th largest noisy logit
+/// tau of token t, whose expert is `last`.
+template <Backend B>
+struct TutelDistance {
+  ConstMatrix<B> probs, noisy_logits;
+  typename B::Scalar std_dev;
+
+  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
+    return (probs(t, e) - noisy_logits(t, last)) / std_dev;
+  }
+};
+template <Backend B>
+struct TutelLoadSum {
+  LoadThreshold<B> threshold;
+  TutelDistance<B> z;
+  Index group;
+  Vector<B> sums;
+
+  MOXIE_HD void operator()(Index i) const {
+    const Index experts = z.probs.cols;
+    const Index g = i / experts;
+    typename B::Scalar sum = 0;
+    for (Index t = g * group; t < (g + 1) * group; ++t)
+      if (const Index last = threshold(t); last >= 0)
+        sum += math::normal_distribution(z(t, last, i % experts));
+    sums[i] = sum;
+  }
+};
+template <Backend B>
+struct TutelLoadBackward {
+  LoadThreshold<B> threshold;
+  TutelDistance<B> z;
+  ConstVector<B> sums;
+  Index group;
+  double weight;
+  Variation form;
+  Matrix<B> d_probs, d_logits;
+
+  MOXIE_HD void operator()(Index t) const {
+    using T = typename B::Scalar;
+    const Index last = threshold(t);
+    if (last < 0) return;
+    const Index experts = d_probs.cols;
+    const T* own = sums.data + t / group * experts;
+    const SquaredVariation<T> cv(own, experts, form);
+    const T scale = static_cast<T>(weight) / static_cast<T>(sums.size / experts);
+    T to_threshold = 0;
+    for (Index e = 0; e < experts; ++e) {
+      const T d = math::normal_density(z(t, last, e)) * scale * cv.derivative(own[e]) / z.std_dev;
+      d_probs(t, e) += d;
+      to_threshold += d;
+    }
+    d_logits(t, last) -= to_threshold;
+  }
+};
+}  // namespace detail
+
+/// Tutel's load loss: weight * mean over groups of the CV^2 of P_e = sum over tokens of Phi((p -
+/// tau) / sigma), with the clean probability p of expert e, a number in [0, 1], where the paper of
+/// 2017 and V-MoE have its logit; tau is the token's K-th largest noisy logit, sigma the noise's
+/// deviation. Unbiased variance over mean^2 + 1e-10; 0 for one expert.
+///
+/// Needs noise: a pass without it gives 0.
+/// Source: Tutel, `tutel/impls/losses.py`, load_importance_loss.
+struct TutelLoad {
+  double weight = 0.005;
+
+  static constexpr std::string_view name = "tutel_load";
+  static constexpr bool per_group = true;
+
+  Index sums(const RoutingShape& s) const noexcept { return s.groups() * s.experts; }
+  template <Backend B>
+  void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
+    if (!(r.noise_std > 0)) {
+      b.fill(sums, typename B::Scalar(0));
+      return;
+    }
+    b.for_each(
+        sums.size,
+        detail::TutelLoadSum<B>{detail::load_threshold(ctx, r), distance(r), r.shape.group, sums},
+        1);
+  }
+  template <Backend B>
+  void loss(B& b, const Context<B>&, const SparseRouting<B>& r, ConstVector<B> sums,
+            Vector<B> out) const {
+    using Loss = detail::VariationLoss<typename B::Scalar>;
+    b.for_each(1, detail::MeanOfGroups<B, Loss>{
+                      sums, r.shape.groups(), {r.shape.experts, variation}, weight, out});
+  }
+  template <Backend B>
+  void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
+                     RoutingGradients<SparseRouting<B>>& g) const {
+    if (!(r.noise_std > 0)) return;
+    b.for_each(r.shape.tokens,
+               detail::TutelLoadBackward<B>{detail::load_threshold(ctx, r), distance(r), sums,
+                                            r.shape.group, weight, variation, g.probs, g.logits});
+  }
+  friend constexpr bool operator==(const TutelLoad&, const TutelLoad&) = default;
+
+ private:
+  static constexpr Variation variation{.unbiased = true, .epsilon = 1e-10};
+
+  template <Backend B>
+  static detail::TutelDistance<B> distance(const SparseRouting<B>& r) {
+    return {r.probs, r.noisy_logits, static_cast<typename B::Scalar>(r.noise_std)};
+  }
+};
+
+}  // namespace moxie
