@@ -9,18 +9,16 @@
 /// Members:
 ///   Index slots(const CapacityQuery&) const;     the exact value of the rule, never clamped
 /// Optional:
-///   void order(B&, const Context<B>&, const SparseRouting<B>&, IntVector<B> order, Scratch<B>)
-///   const; std::size_t order_bytes(const B&, Index tokens) const;
+///   void order(B&, const Context<B>&, const SparseRouting<B>&, IntVector<B> order, Scratch<B>) const;
+///   std::size_t order_bytes(const B&, Index tokens) const;
 ///       the priority: who gets the slots first (see priority.hpp); without them, the lower token
 ///   bool reroutes() const;
 ///   void reroute(B&, const Context<B>&, const FirstPass<B>&, SparseRouting<B>&) const;
 ///       gives choices that found no slot another expert: may change r.choice and r.slot, before
-///       rows are made. Called by assign_slots if reroutes(), which then tells its caller to weigh
-///       again
+///       rows are made. Called by assign_slots if reroutes(), which then tells its caller to weigh again
 ///   bool returns_dropped() const;
-///       the layer adds weight * x of a dropped choice to the token's own row of y (see
-///       identity_overflow.hpp) the last three are an overflow policy, which WithOverflow adds (see
-///       overflow.hpp); without them, drops
+///       the layer adds weight * x of a dropped choice to the token's own row of y (identity_overflow.hpp)
+/// The last three are an overflow policy, which WithOverflow adds (overflow.hpp); without them, drops.
 ///
 /// Laws: a result below 1 is a config_error of the layer; no expert holds more in a group; masked
 /// tokens take none; rerouting leaves the experts of a token distinct, and the choices that were
@@ -54,8 +52,7 @@ template <Backend B>
 struct FirstPass {
   Index capacity = 0;       ///< C
   ConstIntVector<B> order;  ///< [T] order[j] is the token served j-th; empty: the lower token first
-  IntVector<B>
-      held;  ///< [E*G] slots taken of expert e in group g, at e*G + g: counted up by `reroute`
+  IntVector<B> held;  ///< [E*G] slots taken of expert e in group g, at e*G + g: counted up by `reroute`
   IntVector<B> work;  ///< [T] to use freely
 };
 

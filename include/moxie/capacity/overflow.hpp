@@ -5,9 +5,8 @@
 /// An Overflow policy says what becomes of choices that found no slot.
 ///
 /// Members:
-///   bool reroutes() const;         they may get another expert: then `reroute`, as in
-///   capacity/concept.hpp bool returns_dropped() const;  their weight goes back to the token: y[t]
-///   += weight * x[t]
+///   bool reroutes() const;         they may get another expert: then `reroute`, as in capacity/concept.hpp
+///   bool returns_dropped() const;  their weight goes back to the token: y[t] += weight * x[t]
 /// There are Drop here, NextChoice and IdentityOverflow in files of their own.
 namespace moxie {
 

@@ -2,6 +2,7 @@
 
 #include <concepts>
 
+#include "moxie/capacity/concept.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/ops/top_k.hpp"
 #include "moxie/router/concept.hpp"
@@ -74,6 +75,25 @@ void apply_given(B& b, const Context<B>& ctx, const R& router, const Routes<B>& 
                  r.choice, given.weights == Weights::given ? given.weight : ConstMatrix<B>{},
                  r.weight});
 }
+
+/// A capacity's priority without its overflow policy: what was recorded as dropped is not rerouted.
+template <Capacity C>
+struct PriorityOf {
+  const C& capacity;
+
+  Index slots(const CapacityQuery& q) const { return capacity.slots(q); }
+  template <Backend B>
+    requires HasPriority<C, B>
+  std::size_t order_bytes(const B& b, Index tokens) const {
+    return capacity.order_bytes(b, tokens);
+  }
+  template <Backend B>
+    requires HasPriority<C, B>
+  void order(B& b, const Context<B>& ctx, const SparseRouting<B>& r, IntVector<B> order,
+             Scratch<B> scratch) const {
+    capacity.order(b, ctx, r, order, scratch);
+  }
+};
 
 /// @throws shape_error or config_error if the routes do not fit a pass of shape `s`
 template <Backend B>

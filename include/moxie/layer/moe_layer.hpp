@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "moxie/capacity/assign.hpp"
+#include "moxie/capacity/identity_overflow.hpp"
 #include "moxie/dispatch/gather.hpp"
 #include "moxie/dispatch/soft.hpp"
 #include "moxie/expert/concept.hpp"
@@ -140,6 +141,10 @@ class MoeLayer {
     if constexpr (soft) {
       slots_ = soft_slots();
     }
+    if (returns_dropped(capacity_) && output_width() != shape.width)
+      throw_config("moxie::MoeLayer: dropped weight is returned to the token itself (IdentityOverflow), but "
+                   "the experts map a width of ", shape.width, " to ", output_width(),
+                   ", expected the same");
     gate_.declare(scope_, gate_shape(), gate_state_);
     if constexpr (requires { router.bias_rate(); })
       bias_.declare(scope_, shape.experts, router.bias_rate());
@@ -240,6 +245,8 @@ class MoeLayer {
     const Matrix<B> rows = t.rows.top(t.dispatched.rows);
     expert_.forward(b, parameters(), expert_state_, t.dispatched, rows, t.expert, pass);
     dispatcher_.combine(b, r, ConstMatrix<B>(rows), y, t.dispatch);
+    if constexpr (!soft)
+      if (returns_dropped(capacity_) && !r.first) return_dropped(b, r, x, y);
     regularize(t, pass);
   }
 
@@ -264,6 +271,9 @@ class MoeLayer {
     expert_.backward(b, parameters(), expert_state_, t.dispatched, dy_rows, d_rows, t.expert,
                      gradients);
     dispatcher_.dispatch_backward(b, r, ConstMatrix<B>(d_rows), dx, d, t.dispatch);
+    if constexpr (!soft)
+      if (returns_dropped(capacity_) && !r.first)
+        return_dropped_backward(b, r, t.x, dy, dx, d.weight);
     if (t.regularized)
       for_each_regularizer([&](const auto& a, std::size_t i) {
         if (a.weight != 0) a.loss_backward(b, t.context, r, ConstVector<B>(sums(t, a, i)), d);
@@ -424,11 +434,22 @@ class MoeLayer {
     RoutingType& r = t.routing;
     if (given.empty()) {
       router_.route(b, t.context, r);
+      if constexpr (!soft)
+        if (!ragged() && assign_slots(b, t.context, capacity_, r.shape.capacity, t.assign, r))
+          weigh(r, t);
     } else if constexpr (!soft && ComposedRouter<R, B>) {
       detail::apply_given(b, t.context, router_, given, r);
+      assign_slots(b, t.context, detail::PriorityOf<C>{capacity_}, r.shape.capacity, t.assign, r);
     }
-    if constexpr (!soft)
-      if (!ragged()) assign_slots(b, t.context, capacity_, r.shape.capacity, t.assign, r);
+  }
+  /// The weights of choices that the overflow policy changed.
+  void weigh(RoutingType& r, Tape& t) const {
+    if constexpr (ComposedRouter<R, B>) {
+      router_.weigh(backend(), t.context, r);
+    } else {
+      throw_config("moxie::MoeLayer::forward: the capacity gives overflowing choices another expert, but "
+                   "this router has no weigh");
+    }
   }
   template <class F>
   void for_each_regularizer(const F& f) const {

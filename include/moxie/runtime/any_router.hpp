@@ -1,0 +1,110 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "moxie/core/error.hpp"
+#include "moxie/router/concept.hpp"
+
+namespace moxie {
+
+/// A router of sparse routing whose type is chosen at run time: a few virtual calls a pass, never per token. It models
+/// Router, and shares what it holds with its copies (routers are immutable).
+template <Backend B>
+class AnyRouter {
+ public:
+  template <class Own>
+  using Routing = SparseRouting<Own>;
+
+  template <class R>
+    requires(Router<R, B> && !std::same_as<R, AnyRouter> &&
+             std::same_as<RoutingOf<R, B>, SparseRouting<B>>)
+  AnyRouter(R router)  // NOLINT(google-explicit-constructor): any router is an AnyRouter
+      : held_(std::make_shared<const Model<R>>(std::move(router))) {}
+
+  Index choices(Index experts) const { return held_->choices(experts); }
+  Index assignments(const RoutingShape& shape) const { return held_->assignments(shape); }
+  void check(Index experts) const { held_->check(experts); }
+  bool noisy() const { return held_->traits.noisy; }
+  bool ragged() const { return held_->traits.ragged; }
+  bool plans() const { return held_->traits.plan; }
+  double bias_rate() const { return held_->bias_rate; }
+  std::size_t scratch_bytes(const B& b, const RoutingShape& s) const {
+    return held_->scratch_bytes(b, s);
+  }
+  void route(B& b, const Context<B>& ctx, SparseRouting<B>& r) const { held_->route(b, ctx, r); }
+  void route_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r,
+                      RoutingGradients<SparseRouting<B>>& g) const {
+    held_->route_backward(b, ctx, r, g);
+  }
+  /// The three parts of `route`.   @throws config_error if the router is not made of them
+  void score(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
+    held_->part(Part::score, b, ctx, r);
+  }
+  void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
+    held_->part(Part::select, b, ctx, r);
+  }
+  void weigh(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
+    held_->part(Part::weigh, b, ctx, r);
+  }
+
+ private:
+  enum class Part { score, select, weigh };
+  struct Base {
+    RoutingTraits traits;
+    double bias_rate = 0;
+
+    virtual ~Base() = default;
+    virtual Index choices(Index) const = 0;
+    virtual Index assignments(const RoutingShape&) const = 0;
+    virtual void check(Index) const = 0;
+    virtual std::size_t scratch_bytes(const B&, const RoutingShape&) const = 0;
+    virtual void route(B&, const Context<B>&, SparseRouting<B>&) const = 0;
+    virtual void route_backward(B&, const Context<B>&, const SparseRouting<B>&,
+                                RoutingGradients<SparseRouting<B>>&) const = 0;
+    virtual void part(Part, B&, const Context<B>&, SparseRouting<B>&) const = 0;
+  };
+  template <class R>
+  struct Model final : Base {
+    explicit Model(R r) : router(std::move(r)) {
+      if constexpr (requires { router.noisy(); }) this->traits.noisy = router.noisy();
+      if constexpr (requires { router.ragged(); }) this->traits.ragged = router.ragged();
+      if constexpr (requires { router.plans(); }) this->traits.plan = router.plans();
+      if constexpr (requires { router.bias_rate(); }) this->bias_rate = router.bias_rate();
+    }
+    Index choices(Index experts) const override { return router.choices(experts); }
+    Index assignments(const RoutingShape& s) const override { return router.assignments(s); }
+    void check(Index experts) const override {
+      if constexpr (requires { router.check(experts); }) router.check(experts);
+    }
+    std::size_t scratch_bytes(const B& b, const RoutingShape& s) const override {
+      return routing_traits(router, b, s).scratch_bytes;
+    }
+    void route(B& b, const Context<B>& ctx, SparseRouting<B>& r) const override {
+      router.route(b, ctx, r);
+    }
+    void route_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r,
+                        RoutingGradients<SparseRouting<B>>& g) const override {
+      router.route_backward(b, ctx, r, g);
+    }
+    void part(Part which, B& b, const Context<B>& ctx, SparseRouting<B>& r) const override {
+      if constexpr (ComposedRouter<R, B>) {
+        switch (which) {
+          case Part::score:
+            return router.score(b, ctx, r);
+          case Part::select:
+            return router.select(b, ctx, r);
+          case Part::weigh:
+            return router.weigh(b, ctx, r);
+        }
+      } else {
+        throw_config("moxie::AnyRouter: this router has no score and weigh, so it cannot take choices "
+                     "from outside");
+      }
+    }
+    R router;
+  };
+  std::shared_ptr<const Base> held_;
+};
+
+}  // namespace moxie
