@@ -222,6 +222,32 @@ TEST_CASE_TEMPLATE("a retried choice comes after the kept one, and what stays dr
   CHECK(dropped(backend, f.routing) == std::vector<DroppedChoice>{{2, 0, 0}, {2, 1, 1}});
 }
 
+TEST_CASE_TEMPLATE("next choice ranks as selection does: by gates and bias, or by the plan", B,
+                   MOXIE_TEST_BACKENDS) {
+  using T = typename B::Scalar;
+  B backend = test::make_backend<B>();
+  const WithOverflow capacity{NextChoice{}, FixedCapacity{1}};
+  testing::SparseFixture<B> f(backend, {.tokens = 2, .experts = 3, .choices = 1, .capacity = 1});
+  f.set_logits({3, 2, 1, 3, 2, 1});
+  f.set_probs({.5, .3, .2, .5, .3, .2});
+  f.set_choices({0, 0});
+  f.assign(capacity);
+  CHECK(f.choices() == Ints{0, 1});
+  const test::Buffer<T, B> bias(backend, std::vector<T>{T(.1), T(0), T(.2)});
+  f.routing.bias = bias.view();  // .6, .3, .4
+  f.set_choices({0, 0});
+  f.assign(capacity);
+  CHECK(f.choices() == Ints{0, 2});
+
+  testing::SparseFixture<B> planned(
+      backend, {.tokens = 2, .experts = 3, .choices = 1, .capacity = 1}, {.plan = true});
+  planned.set_logits({3, 2, 1, 3, 2, 1});
+  planned.set_choices({1, 1});
+  testing::detail::from_host(backend, planned.routing.plan, Doubles{.2, .5, .3, .2, .5, .3});
+  planned.assign(capacity);
+  CHECK(planned.choices() == Ints{1, 2});
+}
+
 TEST_CASE_TEMPLATE("choices that were never made are not retried", B, MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
   testing::SparseFixture<B> f(backend, {.tokens = 3, .experts = 3, .choices = 2, .capacity = 1});
@@ -373,6 +399,8 @@ TEST_CASE_TEMPLATE("the identity policy returns the dropped weight to the token"
   CHECK(d_weight.get() == std::vector<T>{7, 7, -1, -1, 34, 0});
   return_dropped_backward(backend, f.routing, x.read(), dy.read(), Matrix<B>{}, d_weight.view());
   CHECK(dx.get() == std::vector<T>{1, 1, 1.75, .25, 2.5, 4});
+  return_dropped_backward(backend, f.routing, x.read(), dy.read(), dx.view(), Matrix<B>{});
+  CHECK(dx.get() == std::vector<T>{1, 1, 2.5, -.5, 4, 7});
 }
 
 TEST_CASE("gradients of the identity policy are central differences") {

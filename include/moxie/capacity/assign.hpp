@@ -157,9 +157,12 @@ bool reroutes(const C& capacity) {
 /// `capacity`: slots of an expert in a group; an assignment whose slot is at or past it is dropped
 /// (row -1), and dropped ones count on. `priority` is any Capacity; its order is used if it has
 /// one, and so is its `reroute`. Equal to the loop of algorithms that serves all first choices,
-/// then all second choices, in the priority's order. Returns whether r.choice may have changed (the
-/// capacity reroutes): weights made before are then stale, and the router must `weigh` again. Cost:
-/// one stable sort of T*K keys of log2(E*G) bits. Does not block.
+/// then all second choices, in the priority's order.
+///
+/// Returns whether r.choice may have changed (the capacity reroutes): weights made before are then
+/// stale, and the router must `weigh` again.
+///
+/// Cost: one stable sort of T*K keys of log2(E*G) bits. Does not block.
 template <Backend B, class C>
 bool assign_slots(B& b, const Context<B>& ctx, const C& priority, Index capacity,
                   const AssignMemory<B>& memory, SparseRouting<B>& r) {

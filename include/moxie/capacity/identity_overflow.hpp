@@ -63,13 +63,15 @@ void return_dropped(B& b, const SparseRouting<B>& r, ConstMatrix<B> x, Matrix<B>
              detail::row_grain(x.cols));
 }
 /// dx[t, :] += w * dy[t, :] unless dx is empty, after `dispatch_backward` has written it; d_weight
-/// of the dropped choices, which `combine_backward` leaves 0, becomes <dy[t, :], x[t, :]>.   x, dy,
-/// dx: [T, D]; d_weight: [T, K]
+/// of the dropped choices, which `combine_backward` leaves 0, becomes <dy[t, :], x[t, :]> unless
+/// d_weight is empty.
+/// x, dy, dx: [T, D]; d_weight: [T, K]
 template <Backend B>
 void return_dropped_backward(B& b, const SparseRouting<B>& r, ConstMatrix<B> x, ConstMatrix<B> dy,
                              Matrix<B> dx, Matrix<B> d_weight) {
-  b.for_each(x.rows, detail::DroppedWeight<B>{r.choice, r.row, x, dy, d_weight},
-             detail::row_grain(x.cols));
+  if (d_weight)
+    b.for_each(x.rows, detail::DroppedWeight<B>{r.choice, r.row, x, dy, d_weight},
+               detail::row_grain(x.cols));
   if (dx)
     b.for_each(x.rows, detail::AddDropped<B>{r.choice, r.row, r.weight, dy, dx},
                detail::row_grain(x.cols));

@@ -5,24 +5,37 @@
 namespace moxie {
 
 namespace detail {
-/// The column that ranks right behind column `last` of row t (-1: the first), ties to the lower
-/// column; -1: none.
+/// What selection ranks the experts of a token by.
 template <Backend B>
-MOXIE_HD MOXIE_INLINE Index next_ranked(ConstMatrix<B> scores, Index t, Index last) {
-  Index next = -1;
-  for (Index e = 0; e < scores.cols; ++e) {
-    const bool after =
-        last < 0 || scores(t, e) < scores(t, last) || (scores(t, e) == scores(t, last) && e > last);
-    if (after && (next < 0 || scores(t, e) > scores(t, next))) next = e;
+struct RankScores {
+  ConstMatrix<B> scores;
+  ConstVector<B> bias;  // empty: none
+
+  explicit RankScores(const SparseRouting<B>& r)
+      : scores(r.plan   ? r.plan
+               : r.bias ? r.noisy_probs
+                        : r.noisy_logits),
+        bias(r.bias) {}
+  MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index t, Index e) const {
+    return bias ? scores(t, e) + bias[e] : scores(t, e);
   }
-  return next;
-}
+  /// The expert that ranks right behind `last` (-1: the first), ties to the lower expert; -1: none.
+  MOXIE_HD MOXIE_INLINE Index behind(Index t, Index last) const {
+    Index next = -1;
+    for (Index e = 0; e < scores.cols; ++e) {
+      const bool after = last < 0 || (*this)(t, e) < (*this)(t, last) ||
+                         ((*this)(t, e) == (*this)(t, last) && e > last);
+      if (after && (next < 0 || (*this)(t, e) > (*this)(t, next))) next = e;
+    }
+    return next;
+  }
+};
 
 /// Puts the kept choices of a token in front of those without a slot, and notes the last expert it
 /// has asked: -1 if none of its choices is without a slot.
 template <Backend B>
 struct KeptFirst {
-  ConstMatrix<B> scores;
+  RankScores<B> rank;
   Index capacity;
   IntMatrix<B> choice, slot;
   IntVector<B> asked;
@@ -45,7 +58,7 @@ struct KeptFirst {
       ++front;
     }
     Index last = -1;
-    for (Index rank = 0; rank < choice.cols; ++rank) last = next_ranked<B>(scores, t, last);
+    for (Index k = 0; k < choice.cols; ++k) last = rank.behind(t, last);
     asked[t] = static_cast<std::int32_t>(last);
   }
   MOXIE_HD static void swap(std::int32_t& a, std::int32_t& b) {
@@ -57,21 +70,22 @@ struct KeptFirst {
 
 template <Backend B>
 struct RetryGroup {
-  ConstMatrix<B> scores;
+  RankScores<B> rank;
   FirstPass<B> first;  // work[t]: the last expert that t asked, -1 = t needs none
   Index group, groups;
   IntMatrix<B> choice, slot;
 
   MOXIE_HD void operator()(Index g) const {
+    const Index experts = rank.scores.cols;
     Index free = 0;
-    for (Index e = 0; e < scores.cols; ++e) free += first.capacity - first.held[e * groups + g];
+    for (Index e = 0; e < experts; ++e) free += first.capacity - first.held[e * groups + g];
     bool waiting = true;
-    for (Index rank = choice.cols; rank < scores.cols && waiting && free > 0; ++rank) {
+    for (Index round = choice.cols; round < experts && waiting && free > 0; ++round) {
       waiting = false;
       for (Index j = g * group; j < (g + 1) * group; ++j) {
         const Index t = first.order ? first.order[j] : j;
         if (first.work[t] < 0) continue;
-        const Index e = next_ranked<B>(scores, t, first.work[t]);
+        const Index e = rank.behind(t, first.work[t]);
         first.work[t] = static_cast<std::int32_t>(e);
         if (e < 0) continue;  // scores that are not numbers have no next rank
         std::int32_t& held = first.held[e * groups + g];
@@ -108,13 +122,17 @@ struct RetryGroup {
 /// free one.
 ///
 /// After the first pass, for each rank K, K+1, ..., E-1, the tokens that still lack a choice, in
-/// the order of the priority, ask their expert of that rank and take its next free slot. Ranks are
-/// those of selection: the plan's if the router made one, else of noisy_logits; ties to the lower
-/// expert. Drops remain only if the slots or the ranks run out. Afterwards a token that had lost a
-/// choice lists its kept first choices, then the experts it got in the order it got them, then the
-/// choices that stay dropped. Choices of -1 (padding, recorded drops) are not retried. The weights
-/// must be made again by the router's `weigh`: the gate of the expert that is really used. Cost:
-/// O(E) a question, one group's one after the other, groups in parallel. No memory of its own.
+/// the order of the priority, ask their expert of that rank and take its next free slot. Drops
+/// remain only if the slots or the ranks run out. Ranks are those of selection: the plan's if the
+/// router made one, else of noisy_logits, or of noisy_probs + bias with a bias for selection; ties
+/// to the lower expert.
+///
+/// Afterwards a token that had lost a choice lists its kept first choices, then the experts it got
+/// in the order it got them, then the choices that stay dropped. Choices of -1 (padding, recorded
+/// drops) are not retried. The weights must be made again by the router's `weigh`: the gate of the
+/// expert that is really used.
+///
+/// Cost: O(E) a question; the tokens of a group one after the other, groups in parallel.
 /// Source: Fedus et al., "Switch Transformers", JMLR 2022, appendix B.
 struct NextChoice {
   bool reroutes() const noexcept { return true; }
@@ -122,12 +140,12 @@ struct NextChoice {
 
   template <Backend B>
   void reroute(B& b, const Context<B>&, const FirstPass<B>& first, SparseRouting<B>& r) const {
-    const ConstMatrix<B> scores = r.plan ? r.plan : r.noisy_logits;
+    const detail::RankScores<B> rank(r);
     b.for_each(r.shape.tokens,
-               detail::KeptFirst<B>{scores, first.capacity, r.choice, r.slot, first.work});
+               detail::KeptFirst<B>{rank, first.capacity, r.choice, r.slot, first.work});
     b.for_each(
         r.shape.groups(),
-        detail::RetryGroup<B>{scores, first, r.shape.group, r.shape.groups(), r.choice, r.slot}, 1);
+        detail::RetryGroup<B>{rank, first, r.shape.group, r.shape.groups(), r.choice, r.slot}, 1);
   }
   friend constexpr bool operator==(const NextChoice&, const NextChoice&) = default;
 };

@@ -14,8 +14,8 @@
 #include "moxie/runtime/unknown_name.hpp"
 
 /// Capacity, priority and overflow policy chosen at run time, all three of them:
-///   WithOverflow{make_overflow("next_choice"), WithPriority{make_priority("bpr"),
-///   make_capacity("ceil", 1.0)}}
+///   WithOverflow{make_overflow("next_choice"),
+///                WithPriority{make_priority("bpr"), make_capacity("ceil", 1.0)}}
 namespace moxie {
 
 /// A capacity rule chosen at run time. It models Capacity.
