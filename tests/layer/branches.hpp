@@ -32,9 +32,13 @@ template <class B>
 using PlainMoe = MoeLayer<B, TopKRouter, Dropless, FeedForward<Gelu>, Importance>;
 
 template <class B>
-PlainMoe<B> plain_moe(const Scope<B>& scope, Index width, Index output) {
-  return {scope,      MoeShape{.width = width, .experts = 3},           TopKRouter{.k = 2},
-          Dropless{}, FeedForward<Gelu>{.hidden = 6, .output = output}, Importance{.weight = 0.3}};
+PlainMoe<B> plain_moe(const Scope<B>& scope, Index width, Index output, double importance = 0.3) {
+  return {scope,
+          MoeShape{.width = width, .experts = 3},
+          TopKRouter{.k = 2},
+          Dropless{},
+          FeedForward<Gelu>{.hidden = 6, .output = output},
+          Importance{.weight = importance}};
 }
 
 /// Gradients and laws of a layer. Allocations are counted on the CPU backend, which promises none.
