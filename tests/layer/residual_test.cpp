@@ -1,6 +1,7 @@
 #include "moxie/layer/residual.hpp"
 
 #include "layer/branches.hpp"
+#include "moxie/nn/vit.hpp"
 
 using namespace moxie;
 using namespace moxie::test;
@@ -73,6 +74,27 @@ TEST_CASE("ResidualMoe stands behind AnyLayer with its routing") {
   SeenExperts<B> seen;
   layer.visit_routing(tape, seen);
   CHECK(seen.experts == std::vector<Index>{3});
+}
+
+TEST_CASE("a Vit takes WithShared and ResidualMoe as the feeds of its blocks") {
+  using B = CpuBackend<double>;
+  B backend;
+  const VitConfig config{.image_height = 4,
+                         .image_width = 4,
+                         .channels = 1,
+                         .patch = 2,
+                         .width = 4,
+                         .blocks = 2,
+                         .heads = 2,
+                         .hidden = 5,
+                         .classes = 3,
+                         .moe_blocks = {0, 1}};
+  const Vit<B> vit(backend, config, [](const Scope<B>& scope, Index block) -> AnyLayer<B> {
+    if (block == 0) return make_residual(scope, 4, 4);
+    return WithShared{Mlp<B>(scope / "Shared", 4, 5, 4), plain_moe(scope, 4, 4)};
+  });
+  CHECK(vit.moe_layers() == 2);
+  check_layer(vit, 3, {.strided = false});
 }
 
 TEST_CASE("ResidualMoe says what does not fit") {
