@@ -18,8 +18,12 @@ namespace moxie::testing {
 struct RouterLawOptions {
   Index cases = 1000;
   std::uint64_t seed = 1;
-  /// The rule looks at all tokens of a group (expert choice, Sinkhorn): batches may not be split.
+  /// The rule looks at all tokens of a group (expert choice, Sinkhorn): batches may be split between
+  /// groups only.
   bool global = false;
+  /// Of two experts whose logits are the same for every token, the lower is preferred. Not so where
+  /// potentials balance the loads, which a preference makes unequal.
+  bool ties_to_lower_expert = true;
   /// Adding a number to all logits changes nothing (true of a softmax).
   bool shift_invariant = true;
   double gradient_tolerance =
@@ -53,7 +57,7 @@ class RouterChecker {
 
  private:
   struct Case {
-    Index tokens = 0, experts = 0, first_token = 0;
+    Index tokens = 0, experts = 0, group = 0, capacity = 0, first_token = 0;
     Mode mode = Mode::eval;
     std::uint64_t seed = 0, step = 0;
     std::vector<double> logits;
@@ -74,6 +78,8 @@ class RouterChecker {
     c_ = {};
     c_.tokens = draw_.from(1, 12);
     c_.experts = draw_.from(fewest_, fewest_ + 8);
+    c_.group = c_.tokens % 3 == 0 && draw_.chance(0.5) ? c_.tokens / 3 : c_.tokens;
+    c_.capacity = draw_.from(1, c_.group + 1);
     c_.mode = draw_.chance(0.5) ? Mode::train : Mode::eval;
     c_.seed = static_cast<std::uint64_t>(draw_.from(0, 1000));
     c_.step = static_cast<std::uint64_t>(draw_.from(0, 1000));
@@ -93,11 +99,12 @@ class RouterChecker {
     RoutingShape s{.tokens = c.tokens,
                    .experts = c.experts,
                    .choices = router_.choices(c.experts),
-                   .group = c.tokens,
-                   .capacity = c.tokens};
+                   .group = c.group,
+                   .capacity = c.capacity};
     s.assignments = router_.assignments(s);
     return s;
   }
+  RoutingTraits traits(const Case& c) const { return routing_traits(router_, backend_, shape(c)); }
   void route(const Case& c, SparseFixture<B>& f) const {
     f.context.seed = c.seed;
     f.context.step = c.step;
@@ -108,17 +115,30 @@ class RouterChecker {
     router_.route(backend_, f.context, f.routing);
   }
   std::vector<Chosen> chosen(const Case& c) const {
-    SparseFixture<B> f(backend_, shape(c), routing_traits(router_, backend_, shape(c)));
+    SparseFixture<B> f(backend_, shape(c), traits(c));
     route(c, f);
     return lists(f);
   }
-  static std::vector<Chosen> lists(const SparseFixture<B>& f) {
+  /// Assignments of token t are [bounds[t], bounds[t + 1]).
+  std::vector<std::size_t> bounds(const SparseFixture<B>& f) const {
+    std::vector<std::size_t> out;
+    if (f.routing.first) {
+      for (const std::int32_t a : to_host(backend_, f.routing.first))
+        out.push_back(static_cast<std::size_t>(a));
+    } else {
+      for (Index t = 0; t <= f.shape().tokens; ++t)
+        out.push_back(static_cast<std::size_t>(t * f.routing.choice.cols));
+    }
+    return out;
+  }
+  std::vector<Chosen> lists(const SparseFixture<B>& f) const {
     const std::vector<std::int32_t> choice = f.choices();
     const std::vector<T> weight = f.weights();
-    const Index k = f.routing.choice.cols;
+    const std::vector<std::size_t> first = bounds(f);
     std::vector<Chosen> out(static_cast<std::size_t>(f.shape().tokens));
-    for (std::size_t a = 0; a < choice.size(); ++a)
-      if (choice[a] != -1) out[a / static_cast<std::size_t>(k)].emplace_back(choice[a], weight[a]);
+    for (std::size_t t = 0; t < out.size(); ++t)
+      for (std::size_t a = first[t]; a < first[t + 1]; ++a)
+        if (choice[a] != -1) out[t].emplace_back(choice[a], weight[a]);
     return out;
   }
   bool masked(Index t) const {
@@ -128,7 +148,10 @@ class RouterChecker {
   // --- laws of one result
 
   void laws_of_choices() {
-    const std::vector<Chosen> result = chosen(c_);
+    SparseFixture<B> f(backend_, shape(c_), traits(c_));
+    route(c_, f);
+    const std::vector<Chosen> result = lists(f);
+    if (f.routing.first) laws_of_rows(f);
     for (Index t = 0; t < c_.tokens; ++t) {
       const Chosen& own = result[static_cast<std::size_t>(t)];
       if (masked(t)) recorder_.expect(own.empty(), "a masked token has an expert");
@@ -144,6 +167,47 @@ class RouterChecker {
     recorder_.expect(chosen(c_) == result, "the same (logits, seed, step) give another result");
   }
 
+  /// Where experts choose, the router makes the rows: both directions of the map agree.
+  void laws_of_rows(const SparseFixture<B>& f) {
+    const std::vector<std::size_t> first = bounds(f);
+    const std::vector<std::int32_t> choice = f.choices();
+    const std::vector<std::int32_t> row = f.rows();
+    const std::vector<std::int32_t> slot = f.slots();
+    const std::vector<std::int32_t> token = f.tokens();
+    const std::vector<std::int32_t> assignment = f.assignments();
+    const std::vector<std::int32_t> offset = f.offsets();
+    const auto groups = static_cast<std::size_t>(f.shape().groups());
+    std::vector<Index> held(static_cast<std::size_t>(c_.experts) * groups, 0);
+    bool valid = first[0] == 0 && first.back() <= row.size() && offset[0] == 0 &&
+                 static_cast<std::size_t>(offset.back()) == first.back();
+    for (std::size_t t = 0; valid && t + 1 < first.size(); ++t) {
+      valid = first[t] <= first[t + 1];
+      for (std::size_t a = first[t]; valid && a < first[t + 1]; ++a) {
+        const auto r = static_cast<std::size_t>(row[a]);
+        const auto e = static_cast<std::size_t>(choice[a]);
+        valid = row[a] >= 0 && r < first.back() && choice[a] >= 0 &&
+                static_cast<Index>(e) < c_.experts && row[a] >= offset[e] &&
+                row[a] < offset[e + 1] && static_cast<std::size_t>(token[r]) == t &&
+                static_cast<std::size_t>(assignment[r]) == a &&
+                (a == first[t] || choice[a - 1] < choice[a]);
+        if (valid) ++held[e * groups + t / static_cast<std::size_t>(c_.group)];
+      }
+    }
+    recorder_.expect(valid, "lists, rows and offsets contradict each other");
+    if (!valid) return;
+    for (std::size_t e = 0, begin = 0; e < static_cast<std::size_t>(c_.experts); ++e)
+      for (std::size_t g = 0; g < groups;
+           begin += static_cast<std::size_t>(held[e * groups + g]), ++g) {
+        recorder_.expect(held[e * groups + g] <= c_.capacity,
+                         "an expert takes more of a group than its capacity");
+        for (std::size_t s = 0; s < static_cast<std::size_t>(held[e * groups + g]); ++s)
+          recorder_.expect(static_cast<std::size_t>(token[begin + s] / c_.group) == g &&
+                               static_cast<std::size_t>(
+                                   slot[static_cast<std::size_t>(assignment[begin + s])]) == s,
+                           "a slot is not the place among the rows of its expert and group");
+      }
+  }
+
   // --- laws between a result and that of a changed case
 
   void laws_between_runs() {
@@ -156,13 +220,14 @@ class RouterChecker {
                        "adding a number to all logits changes the result");
     }
     law_of_permutations();
-    if (options_.global) return;
-    if (c_.tokens > 1) {
-      const Index first = c_.tokens / 2;
+    const Index unit = options_.global ? c_.group : 1;
+    if (c_.tokens > unit) {
+      const Index first = c_.tokens / unit / 2 * unit;
       std::vector<Chosen> parts = chosen(part(0, first));
       for (Chosen& own : chosen(part(first, c_.tokens - first))) parts.push_back(std::move(own));
       recorder_.expect(parts == result, "a token's result depends on its neighbours in the batch");
     }
+    if (options_.global) return;
     if (!c_.mask.empty()) {
       Case all = c_;
       all.mask.clear();
@@ -175,7 +240,7 @@ class RouterChecker {
     }
   }
   void law_of_ties() {
-    if (c_.experts < 2) return;
+    if (c_.experts < 2 || !options_.ties_to_lower_expert) return;
     Case tied = c_;
     tied.mode = Mode::eval;  // noise would break the tie
     const Index low = draw_.from(0, c_.experts - 2);
@@ -210,6 +275,7 @@ class RouterChecker {
   Case part(Index first, Index count) const {
     Case c = c_;
     c.tokens = count;
+    c.group = options_.global ? c_.group : count;
     c.first_token = c_.first_token + first;
     const auto cut = [&](auto& v, Index width) {
       v = {v.begin() + first * width, v.begin() + (first + count) * width};
@@ -224,10 +290,12 @@ class RouterChecker {
     return to;
   }
   /// a is b with expert e renamed to[e].
-  static bool same(const std::vector<Chosen>& a, std::vector<Chosen> b,
-                   const std::vector<Index>& to) {
+  bool same(const std::vector<Chosen>& a, std::vector<Chosen> b,
+            const std::vector<Index>& to) const {
+    const bool in_order_of_experts = traits(c_).ragged;
     for (std::size_t t = 0; t < b.size(); ++t) {
       for (auto& [e, w] : b[t]) e = static_cast<std::int32_t>(to[static_cast<std::size_t>(e)]);
+      if (in_order_of_experts) std::sort(b[t].begin(), b[t].end());
       if (a[t].size() != b[t].size()) return false;
       for (std::size_t k = 0; k < b[t].size(); ++k)
         if (a[t][k].first != b[t][k].first ||
@@ -243,12 +311,14 @@ class RouterChecker {
   void law_of_gradient() {
     Case smooth = c_;
     for (double& v : smooth.logits) v = draw_.normal();
-    SparseFixture<B> f(backend_, shape(smooth), routing_traits(router_, backend_, shape(smooth)));
+    SparseFixture<B> f(backend_, shape(smooth), traits(smooth));
     route(smooth, f);
     const std::vector<std::int32_t> choice = f.choices();
+    const std::vector<std::size_t> first = bounds(f);
+    const auto is_none = [&](std::size_t a) { return a >= first.back() || choice[a] < 0; };
     std::vector<double> c = draw_.normals(static_cast<Index>(choice.size()));
     for (std::size_t a = 0; a < choice.size(); ++a)
-      if (choice[a] < 0) c[a] = 0;
+      if (is_none(a)) c[a] = 0;
     const std::vector<double> p = draw_.normals(static_cast<Index>(smooth.logits.size()));
     const std::vector<double> q = f.routing.noisy() ? draw_.normals(static_cast<Index>(p.size()))
                                                     : std::vector<double>(p.size(), 0.0);
@@ -264,14 +334,15 @@ class RouterChecker {
       route(moved, f);
       std::vector<T> weight = f.weights();
       for (std::size_t a = 0; a < choice.size(); ++a)
-        if (choice[a] < 0) weight[a] = 0;
+        if (is_none(a)) weight[a] = 0;
       return dot(c, weight) + dot(p, f.probs()) + dot(q, f.noisy_probs());
     };
     for (std::size_t i = 0; i < smooth.logits.size(); ++i) {
+      const auto decided_otherwise = [&] { return f.choices() != choice || bounds(f) != first; };
       const double up = loss(i, 1e-5);
-      if (f.choices() != choice) continue;  // the decision changed: not differentiable there
+      if (decided_otherwise()) continue;  // not differentiable there
       const double down = loss(i, -1e-5);
-      if (f.choices() != choice) continue;
+      if (decided_otherwise()) continue;
       recorder_.expect(near((up - down) / 2e-5, analytic[i], options_.gradient_tolerance),
                        "the gradient of the logits disagrees with central differences");
     }
