@@ -7,10 +7,11 @@
 /// expert.
 namespace moxie::detail {
 
-/// Whether expert a ranks above expert b.
+/// Whether expert a ranks above expert b: 1 or 0, without a branch, since nobody can predict it.
 template <class T>
-MOXIE_HD bool ranks_above(const T* logits, Index a, Index b) {
-  return logits[a] > logits[b] || (logits[a] == logits[b] && a < b);
+MOXIE_HD MOXIE_INLINE int ranks_above(const T* logits, Index a, Index b) {
+  return static_cast<int>(logits[a] > logits[b]) |
+         (static_cast<int>(logits[a] == logits[b]) & static_cast<int>(a < b));
 }
 /// Whether expert e is one of the k best. Most experts are beaten early, so this seldom looks at
 /// all of them.
@@ -18,7 +19,7 @@ template <class T>
 MOXIE_HD bool in_top(const T* logits, Index experts, Index e, Index k) {
   Index above = 0;
   for (Index j = 0; j < experts; ++j)
-    if (ranks_above(logits, j, e) && ++above == k) return false;
+    if ((above += ranks_above(logits, j, e)) == k) return false;
   return true;
 }
 /// The k-th best expert.
@@ -28,7 +29,7 @@ MOXIE_HD Index kth_best(const T* logits, Index experts, Index k) {
   for (Index step = 0; step < k && step < experts; ++step) {
     Index next = -1;
     for (Index e = 0; e < experts; ++e)
-      if ((last < 0 || ranks_above(logits, last, e)) && (next < 0 || logits[e] > logits[next]))
+      if ((last < 0 || ranks_above(logits, last, e) != 0) && (next < 0 || logits[e] > logits[next]))
         next = e;
     last = next;
   }
@@ -39,7 +40,7 @@ template <class T>
 MOXIE_HD Index kth_best(const T* logits, Index experts, Index k, Index guess) {
   if (guess >= 0) {
     Index above = 0;
-    for (Index j = 0; j < experts; ++j) above += ranks_above(logits, j, guess) ? 1 : 0;
+    for (Index j = 0; j < experts; ++j) above += ranks_above(logits, j, guess);
     if (above == k - 1) return guess;
   }
   return kth_best(logits, experts, k);
