@@ -58,10 +58,11 @@ struct GatherNetworkRow {
 /// expert got is known only in a pass, so `bind` takes one block, of which `forward` carves a tape
 /// for each expert that has rows. With n = min(E, R), the block is n bytes(ceil(R / n)) + (n - 1)
 /// bytes(1), where bytes(r) is the most that one network needs for r rows: enough for any partition
-/// of R rows if bytes is a sum of rounded-up multiples of r and of parts that are concave in r. So
-/// is that of every layer here, but for a MoeLayer that is itself the network, has a CapacityFactor
-/// below 1 (of the choices) and no fixed group: its forward may throw shape_error, from the arena,
-/// before y is written.
+/// of R rows if bytes is a sum of rounded-up multiples of r, with steps that one row fills, and of
+/// parts that are concave in r. So it is for dense layers and, under Dropless or FixedCapacity, for
+/// mixtures. A MoeLayer that is itself the network, without a fixed group, whose slots grow in
+/// larger steps (a factor below 1, multiple_of above 1) may not fit: forward then throws
+/// shape_error, from the arena, before y is written.
 ///
 /// A pass reaches the networks with its mode, gradients, step, progress and regularizers. Mask,
 /// pairs and routes speak of the outer tokens and end here; MoE layers inside count from 0, and
