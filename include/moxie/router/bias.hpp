@@ -2,8 +2,9 @@
 
 #include <memory>
 
-#include "moxie/core/math.hpp"
+#include "moxie/core/parameters.hpp"
 #include "moxie/router/concept.hpp"
+#include "moxie/router/ranked_scores.hpp"
 
 namespace moxie {
 
@@ -42,7 +43,8 @@ struct MoveBias {
 /// scores. After each training step bias_e += rate * sign(mean count - count_e), with the selections of the whole
 /// step before capacity drops any. The bias is a buffer, saved in checkpoints, frozen in evaluation.
 ///
-/// Wraps a token-choice router that ranks by scores: WithBias{{.rate = 1e-3}, SigmoidTopKRouter{.k = 2}}.
+/// Wraps a token-choice router that ranks by scores (`ranks_with_bias`):
+/// WithBias{BiasBalance{.rate = 1e-3}, SigmoidTopKRouter{.k = 2}}. Rate 0 keeps no bias.
 /// Selections are counted in the backward of a training pass that wants gradients of parameters, as those are.
 /// Source: Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for MoE", arXiv 2408.15664.
 struct BiasBalance {
@@ -53,6 +55,12 @@ struct BiasBalance {
 
 template <class R>
 struct WithBias : R {
+  static_assert(
+      requires { requires R::ranks_with_bias; },
+      "moxie::WithBias: the router must rank by scores + r.bias, and say so by a static constexpr "
+      "bool "
+      "ranks_with_bias = true");
+
   BiasBalance balance{};
 
   WithBias() = default;
@@ -62,6 +70,13 @@ struct WithBias : R {
     if (!(balance.rate >= 0))
       throw_config("moxie::BiasBalance: rate is ", balance.rate, ", expected >= 0");
     return balance.rate;
+  }
+  template <Backend B>
+  std::size_t scratch_bytes(const B& b, const RoutingShape& shape) const {
+    std::size_t bytes = detail::ranked_scores_bytes<B>(shape);
+    if constexpr (requires { R::scratch_bytes(b, shape); })
+      if (const std::size_t own = R::scratch_bytes(b, shape); own > bytes) bytes = own;
+    return bytes;
   }
   friend constexpr bool operator==(const WithBias&, const WithBias&) = default;
 };
