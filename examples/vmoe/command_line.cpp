@@ -6,8 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "moxie/core/error.hpp"
+#include "moxie/runtime/unknown_name.hpp"
 #include "moxie/version.hpp"
-#include "nearest.hpp"
+#include "router_defaults.hpp"
 
 namespace vmoe {
 namespace {
@@ -78,7 +79,7 @@ void refuse_extras(const CLI::App& app, const char* what, const std::vector<std:
   const std::vector<std::string> extras = app.remaining();
   if (extras.empty()) return;
   const std::string word = extras.front().substr(0, extras.front().find('='));
-  moxie::throw_config("vmoe: unknown ", what, " '", word, "'", suggestion(word, valid));
+  moxie::throw_config("vmoe: unknown ", what, " '", word, "'", moxie::suggestion(word, valid));
 }
 
 std::vector<std::string> flags_of(const CLI::App& app) {
@@ -154,6 +155,7 @@ CommandLine CommandLine::parse(int argc, char** argv) {
     TrainRequest& request = line.train;
     if (!config.empty()) request.given = apply_config_file(config, request.options);
     flags.apply(request.options, request.given);
+    take_router_defaults(request.options, request.given);
     if (!resume.empty()) request.resume = resume;
     return line;
   }

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "moxie/core/error.hpp"
-#include "nearest.hpp"
+#include "moxie/runtime/unknown_name.hpp"
 
 namespace vmoe {
 namespace {
@@ -92,7 +92,7 @@ OptionNames apply_json(const json& values, std::string_view source, Options& opt
   for (const auto& item : values.items())
     if (!given.contains(item.key()))
       moxie::throw_config(source, ": unknown key '", item.key(), "'",
-                          suggestion(item.key(), known));
+                          moxie::suggestion(item.key(), known));
   return given;
 }
 

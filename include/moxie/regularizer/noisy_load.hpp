@@ -2,7 +2,7 @@
 
 #include "moxie/core/math.hpp"
 #include "moxie/regularizer/concept.hpp"
-#include "moxie/regularizer/load_threshold.hpp"
+#include "moxie/regularizer/load_sums.hpp"
 #include "moxie/regularizer/squared_variation.hpp"
 
 namespace moxie {
@@ -19,22 +19,13 @@ struct LoadDistance {
     return (noisy_logits(t, last) - logits(t, e)) / std_dev;
   }
 };
+/// The probability that fresh noise puts expert e above the threshold.
 template <Backend B>
-struct GroupLoadSum {
-  LoadThreshold<B> threshold;
+struct LoadProbability {
   LoadDistance<B> z;
-  Index group;
-  Vector<B> sums;
 
-  MOXIE_HD void operator()(Index i) const {
-    using T = typename B::Scalar;
-    const Index experts = z.logits.cols;
-    const Index g = i / experts;
-    T sum = 0;
-    for (Index t = g * group; t < (g + 1) * group; ++t)
-      if (const Index last = threshold(t); last >= 0)
-        sum += T(1) - math::normal_distribution(z(t, last, i % experts));
-    sums[i] = sum;
+  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
+    return typename B::Scalar(1) - math::normal_distribution(z(t, last, e));
   }
 };
 template <Backend B>
@@ -79,31 +70,29 @@ struct NoisyLoad {
   static constexpr std::string_view name = "load";
   static constexpr bool per_group = true;
 
-  Index sums(const RoutingShape& s) const noexcept { return s.groups() * s.experts; }
+  Index sums(const RoutingShape& s) const noexcept { return detail::load_sums(s); }
   template <Backend B>
   void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
     if (!(r.noise_std > 0)) {
       b.fill(sums, typename B::Scalar(0));
       return;
     }
-    b.for_each(
-        sums.size,
-        detail::GroupLoadSum<B>{detail::load_threshold(ctx, r), distance(r), r.shape.group, sums},
-        1);
+    detail::accumulate_load(b, ctx, r, detail::LoadProbability<B>{distance(r)}, sums);
   }
   template <Backend B>
   void loss(B& b, const Context<B>&, const SparseRouting<B>& r, ConstVector<B> sums,
             Vector<B> out) const {
     using Loss = detail::VariationLoss<typename B::Scalar>;
     b.for_each(
-        1, detail::MeanOfGroups<B, Loss>{sums, r.shape.groups(), {r.shape.experts}, weight, out});
+        1, detail::MeanOfGroups<B, Loss>{detail::folded_load(sums, r.shape), r.shape.groups(), {r.shape.experts}, weight, out});
   }
   template <Backend B>
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
     if (!(r.noise_std > 0)) return;
     b.for_each(r.shape.tokens, detail::LoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
-                                                       sums, r.shape.group, weight, g.logits});
+                                                       detail::folded_load(sums, r.shape),
+                                                       r.shape.group, weight, g.logits});
   }
   friend constexpr bool operator==(const NoisyLoad&, const NoisyLoad&) = default;
 

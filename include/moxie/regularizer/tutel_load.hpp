@@ -2,7 +2,7 @@
 
 #include "moxie/core/math.hpp"
 #include "moxie/regularizer/concept.hpp"
-#include "moxie/regularizer/load_threshold.hpp"
+#include "moxie/regularizer/load_sums.hpp"
 #include "moxie/regularizer/squared_variation.hpp"
 
 namespace moxie {
@@ -20,20 +20,11 @@ struct TutelDistance {
   }
 };
 template <Backend B>
-struct TutelLoadSum {
-  LoadThreshold<B> threshold;
+struct TutelLoadTerm {
   TutelDistance<B> z;
-  Index group;
-  Vector<B> sums;
 
-  MOXIE_HD void operator()(Index i) const {
-    const Index experts = z.probs.cols;
-    const Index g = i / experts;
-    typename B::Scalar sum = 0;
-    for (Index t = g * group; t < (g + 1) * group; ++t)
-      if (const Index last = threshold(t); last >= 0)
-        sum += math::normal_distribution(z(t, last, i % experts));
-    sums[i] = sum;
+  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
+    return math::normal_distribution(z(t, last, e));
   }
 };
 template <Backend B>
@@ -78,32 +69,29 @@ struct TutelLoad {
   static constexpr std::string_view name = "tutel_load";
   static constexpr bool per_group = true;
 
-  Index sums(const RoutingShape& s) const noexcept { return s.groups() * s.experts; }
+  Index sums(const RoutingShape& s) const noexcept { return detail::load_sums(s); }
   template <Backend B>
   void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
     if (!(r.noise_std > 0)) {
       b.fill(sums, typename B::Scalar(0));
       return;
     }
-    b.for_each(
-        sums.size,
-        detail::TutelLoadSum<B>{detail::load_threshold(ctx, r), distance(r), r.shape.group, sums},
-        1);
+    detail::accumulate_load(b, ctx, r, detail::TutelLoadTerm<B>{distance(r)}, sums);
   }
   template <Backend B>
   void loss(B& b, const Context<B>&, const SparseRouting<B>& r, ConstVector<B> sums,
             Vector<B> out) const {
     using Loss = detail::VariationLoss<typename B::Scalar>;
     b.for_each(1, detail::MeanOfGroups<B, Loss>{
-                      sums, r.shape.groups(), {r.shape.experts, variation}, weight, out});
+                      detail::folded_load(sums, r.shape), r.shape.groups(), {r.shape.experts, variation}, weight, out});
   }
   template <Backend B>
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
     if (!(r.noise_std > 0)) return;
     b.for_each(r.shape.tokens,
-               detail::TutelLoadBackward<B>{detail::load_threshold(ctx, r), distance(r), sums,
-                                            r.shape.group, weight, variation, g.probs, g.logits});
+               detail::TutelLoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
+                                            detail::folded_load(sums, r.shape), r.shape.group, weight, variation, g.probs, g.logits});
   }
   friend constexpr bool operator==(const TutelLoad&, const TutelLoad&) = default;
 

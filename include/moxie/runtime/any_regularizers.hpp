@@ -58,6 +58,7 @@ class RegularizerPart {
   virtual void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
                              RoutingGradients<Routing>& g, double scale) const = 0;
   virtual bool equals(const RegularizerPart& other) const = 0;
+  virtual const void* type() const = 0;  // works without run-time type information
 };
 
 template <Backend B, class Routing, class A>
@@ -79,9 +80,10 @@ class RegularizerModel final : public RegularizerPart<B, Routing> {
     scaled(scale).loss_backward(b, ctx, r, sums, g);
   }
   bool equals(const RegularizerPart<B, Routing>& other) const override {
-    const auto* same = dynamic_cast<const RegularizerModel*>(&other);
-    return same != nullptr && same->regularizer_ == regularizer_;
+    return other.type() == type() &&
+           static_cast<const RegularizerModel&>(other).regularizer_ == regularizer_;
   }
+  const void* type() const override { return &type_tag_; }
 
  private:
   A scaled(double by) const {
@@ -89,6 +91,7 @@ class RegularizerModel final : public RegularizerPart<B, Routing> {
     a.weight *= by;
     return a;
   }
+  inline static const char type_tag_ = 0;  // its address names the type
   A regularizer_;
 };
 }  // namespace detail

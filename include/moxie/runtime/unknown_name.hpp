@@ -41,16 +41,21 @@ std::string_view nearest_name(std::string_view word, const Names& names) {
   return best;
 }
 
+/// " (did you mean 'epochs'?)" or nothing.
+template <class Names>
+std::string suggestion(std::string_view word, const Names& names) {
+  const std::string_view nearest = nearest_name(word, names);
+  return nearest.empty() ? std::string{} : " (did you mean '" + std::string(nearest) + "'?)";
+}
+
 /// @throws config_error: `who` was asked for a `kind` of this name, and knows `names`
 template <class Names>
 [[noreturn]] void throw_unknown_name(std::string_view who, std::string_view kind,
                                      std::string_view name, const Names& names) {
-  std::string hint;
-  if (const std::string_view nearest = nearest_name(name, names); !nearest.empty())
-    hint = " (did you mean '" + std::string(nearest) + "'?)";
   std::string known;
   for (const std::string_view n : names) known += (known.empty() ? "" : ", ") + std::string(n);
-  throw_config(who, ": there is no ", kind, " '", name, "'", hint, ", expected one of: ", known);
+  throw_config(who, ": there is no ", kind, " '", name, "'", suggestion(name, names),
+               ", expected one of: ", known);
 }
 
 }  // namespace moxie
