@@ -10,45 +10,10 @@ What follows `--` goes to both kinds of `vmoe train`.
 """
 
 import argparse
-import json
 import pathlib
-import platform
-import statistics
-import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def output(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def machine():
-    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
-                if line.startswith("model name")), platform.processor())
-    return {"cpu": cpu, "cores": int(output("nproc") or 0), "system": platform.system(),
-            "compiler": output("c++", "--version").splitlines()[0],
-            "commit": output("git", "-C", str(ROOT), "rev-parse", "HEAD")}
-
-
-def train(program, run, arguments):
-    """The final figures of one run; begun, continued, or read if it is over."""
-    final = run.parent / f"{run.name}.json"  # beside the run: the trainer makes its folder
-    if not final.exists():
-        begun = (run / "config.json").exists()
-        command = [program, "train", "--json", str(final)]
-        command += ["--resume", str(run)] if begun else ["--out", str(run), *arguments]
-        run.parent.mkdir(parents=True, exist_ok=True)
-        print(" ".join(command), flush=True)
-        with open(run.parent / f"{run.name}.log", "a") as log:
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
-    return json.loads(final.read_text())
-
-
-def summary(values):
-    return {"values": values, "mean": statistics.mean(values),
-            "standard_deviation": statistics.stdev(values) if len(values) > 1 else 0.0}
+import runs
 
 
 def main():
@@ -57,7 +22,7 @@ def main():
     parser.add_argument("--work", required=True, type=pathlib.Path, help="folder of the runs")
     parser.add_argument("--json", required=True, type=pathlib.Path, help="where the comparison goes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--program", default=str(ROOT / "build/release/bin/vmoe"))
+    parser.add_argument("--program", default=str(runs.ROOT / "build/release/bin/vmoe"))
     parser.add_argument("flags", nargs="*", help="further flags of vmoe train, after --")
     args = parser.parse_args()
 
@@ -65,24 +30,21 @@ def main():
     results = {"what": "test accuracy of a V-MoE and of its dense twin of equal active FLOPs",
                "command": " ".join(["bench/experiments/dense_twin.py", "--data",
                                     pathlib.Path(args.data).name, "--", *args.flags]),
-               "machine": machine(), "seeds": args.seeds, "kinds": {}}
+               "machine": runs.machine(), "seeds": args.seeds, "kinds": {}}
     for seed in args.seeds:  # seed by seed, so that a comparison stands after the first pair
         for kind, extra in kinds.items():
             run = args.work / f"{kind}-{seed}"
-            final = train(args.program, run,
-                          ["--data", args.data, "--seed", str(seed), *args.flags, *extra])
-            config = json.loads((run / "config.json").read_text())
+            final = runs.train(args.program, run,
+                               ["--data", args.data, "--seed", str(seed), *args.flags, *extra])
+            config = runs.read_json(run / "config.json")
             entry = results["kinds"].setdefault(kind, {"model": config["model"], "runs": []})
             entry["options"] = {k: v for k, v in config["options"].items()
                                 if k not in ("data", "out", "seed")}
             entry["runs"].append({"seed": seed, **{k: final[k] for k in (
                 "accuracy", "loss", "dropped", "train_seconds", "images_per_s", "step", "layers")}})
         for entry in results["kinds"].values():
-            entry["accuracy"] = summary([r["accuracy"] for r in entry["runs"]])
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.json.with_suffix(".tmp")
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
-        temporary.replace(args.json)
+            entry["accuracy"] = runs.summary([r["accuracy"] for r in entry["runs"]])
+        runs.write_json(args.json, results)
     for kind, entry in results["kinds"].items():
         a = entry["accuracy"]
         print(f"{kind:6} {100 * a['mean']:.2f} % +- {100 * a['standard_deviation']:.2f}  "
@@ -91,4 +53,9 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(runs.INTERRUPTED)
+    except (runs.OtherFlags, runs.TrainerFailed) as error:
+        sys.exit(f"dense_twin.py: error: {error}")

@@ -1,0 +1,339 @@
+#!/usr/bin/env python3
+"""The study of routers of arXiv 2401.15969, small: six routers at equal active compute, and ablations of three of them.
+
+    bench/experiments/router_study.py --data cifar10-jpeg.tar.xz --work runs/router_study \\
+        --json bench/results/router-study.json --setting small
+    bench/experiments/router_study.py --json bench/results/router-study.json \\
+        --report docs/router-study.md --figures docs/images
+
+Stopped at any moment (Ctrl-C, kill -9, a lost machine) and started again, it goes on where it was, within a run as well.
+Equal active compute: every layer has room for two expert rows per token. Token choice: K = 2, capacity C = K S / E.
+Expert choice: C = 2 S / E. Soft: 2 S / E slots of an expert. S is the tokens of one image, E the experts.
+
+What follows `--` goes to every `vmoe train`. Ends with 0 (done, or stopped by --budget), 1 (a run failed), 2 (wrong use)
+or 130 (interrupted).
+"""
+
+import argparse
+import dataclasses
+import datetime
+import fcntl
+import fnmatch
+import pathlib
+import signal
+import statistics
+import sys
+import time
+
+import runs
+import study_page
+
+ROUTERS = {  # name: family
+    "softmax_token_choice": "token choice", "sinkhorn_token_choice": "token choice",
+    "softmax_expert_choice": "expert choice", "sinkhorn_expert_choice": "expert choice",
+    "sparse_expert_choice": "expert choice", "soft": "soft"}
+ONE_OF_EACH = ("softmax_token_choice", "softmax_expert_choice", "soft")
+ROWS = 2.0  # expert rows per token of the comparison at equal compute
+TRAIN_IMAGES = 50000  # of CIFAR-10, for estimates
+# Share of the time of a step, at ROWS, that grows with the expert rows (bench/results/vit-training-*.json: 34 to 55 %).
+EXPERT_SHARE = 0.4
+POLL_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """images_per_s: of one run at ROWS, for the first estimates; measured runs correct it."""
+    preset: str
+    epochs: float
+    batch: int
+    threads: int
+    jobs: int
+    seeds: tuple
+    other_seeds: tuple  # of E = 32 and of the ablations
+    images_per_s: float
+
+
+SETTINGS = {
+    "small": Setting("nano", 5, 64, 1, 2, (0, 1, 2), (0,), 740),
+    "gpu": Setting("ti", 30, 256, 0, 1, (0, 1, 2), (0, 1, 2), 2000),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """factor: capacity factor; slots of an expert are factor * S / E, of token choice factor * K * S / E."""
+    router: str
+    experts: int
+    factor: float
+    k: int = 0  # token choice only
+
+    @property
+    def name(self):
+        return f"{self.router}-e{self.experts}" + (f"-k{self.k}" if self.k else "") + f"-c{self.factor:g}"
+
+    @property
+    def rows(self):
+        """Room for expert rows per token: what the experts' compute is proportional to."""
+        return self.factor * (self.k or 1)
+
+    def flags(self):
+        loss = "0.005" if self.router == "softmax_token_choice" else "0"  # the router's own default, others have none
+        noise = "0" if self.router in ("soft", "sparse_expert_choice") else "1"  # as the paper's code: those add none
+        factor = f"{self.factor:g}"
+        flags = ["--router", self.router, "--experts", str(self.experts), "--capacity-factor", factor,
+                 "--eval-capacity-factor", factor, "--capacity-multiple", "1", "--group-images", "1",
+                 "--importance", loss, "--load", loss, "--noise", noise]
+        return flags + (["--k", str(self.k)] if self.k else [])
+
+
+def equal_compute(router, experts):
+    if ROUTERS[router] == "token choice":
+        return Configuration(router, experts, 1.0, 2)
+    return Configuration(router, experts, ROWS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    configuration: Configuration
+    seed: int
+    parts: tuple  # of the study, that this run is a point of
+
+    @property
+    def name(self):
+        return f"{self.configuration.name}-s{self.seed}"
+
+
+def plan(setting):
+    """All runs of a setting, each once, the most wanted first."""
+    token, expert, soft = ONE_OF_EACH
+    wanted = [("routers, E = 8", equal_compute(r, 8), s) for s in setting.seeds for r in ROUTERS]
+    wanted += [("routers, E = 32", equal_compute(r, 32), s) for s in setting.other_seeds for r in ROUTERS]
+    for seed in setting.other_seeds:
+        wanted += [("experts", equal_compute(r, e), seed) for e in (4, 8, 16, 32, 64) for r in ONE_OF_EACH]
+        wanted += [("k", Configuration(token, 8, 1.0, k), seed) for k in (1, 2, 4)]
+        wanted += [("capacity", Configuration(token, 8, c, 2), seed) for c in (0.5, 1.0, 2.0)]
+        wanted += [("capacity", Configuration(expert, 8, c), seed) for c in (0.5, 1.0, 2.0)]
+        wanted += [("slots", Configuration(soft, 8, c), seed) for c in (0.5, 1.0, 2.0)]
+    parts = {}
+    for part, configuration, seed in wanted:
+        parts.setdefault((configuration, seed), []).append(part)
+    return [Planned(configuration, seed, tuple(own)) for (configuration, seed), own in parts.items()]
+
+
+class Estimates:
+    """Seconds of a run: from a rate, corrected by what finished runs took (of the same router, where there are some)."""
+
+    def __init__(self, setting):
+        self.setting = setting
+        self.ratios = {}
+
+    def _first(self, configuration):
+        cost = 1 + EXPERT_SHARE * (configuration.rows / ROWS - 1)
+        return TRAIN_IMAGES * self.setting.epochs / self.setting.images_per_s * cost
+
+    def learn(self, configuration, seconds):
+        self.ratios.setdefault(configuration.router, []).append(seconds / self._first(configuration))
+
+    def seconds(self, configuration):
+        known = self.ratios.get(configuration.router) or [r for own in self.ratios.values() for r in own] or [1.0]
+        return self._first(configuration) * statistics.median(known)
+
+
+class Study:
+    """The plan in a work folder. One process at a time works on it: it holds a lock."""
+
+    def __init__(self, options, extra_flags):
+        self.options, self.extra = options, extra_flags
+        self.setting = dataclasses.replace(SETTINGS[options.setting], **{
+            key: getattr(options, key) for key in ("epochs", "batch", "threads", "jobs")
+            if getattr(options, key) is not None})
+        self.plan = plan(self.setting)
+        self.chosen = [p for p in self.plan if fnmatch.fnmatchcase(p.name, f"*{options.only}*")]
+        self.estimates = Estimates(self.setting)
+        self.results, self.failed = {}, {}
+        for planned in self.plan:
+            self.collect(planned)
+
+    def run_of(self, planned):
+        s = self.setting
+        flags = ["--preset", s.preset, "--patch", "4", "--epochs", f"{s.epochs:g}", "--batch", str(s.batch),
+                 "--label-smoothing", "0.05", "--eval-every", f"{s.epochs:g}", "--seed", str(planned.seed),
+                 "--threads", str(s.threads), *planned.configuration.flags(), *self.extra]
+        return runs.Run(self.options.program, self.options.work / planned.name, ["--data", str(self.options.data), *flags])
+
+    def collect(self, planned):
+        """Whether the run is over; its figures are kept."""
+        final = self.run_of(planned).result()
+        if final is None:
+            return False
+        self.results[planned.name] = final
+        if final.get("train_seconds"):
+            self.estimates.learn(planned.configuration, final["train_seconds"])
+        return True
+
+    def left(self):
+        return [p for p in self.chosen if p.name not in self.results and p.name not in self.failed]
+
+    def seconds_left(self, planned):
+        done = min(1.0, self.run_of(planned).epochs_done() / self.setting.epochs)
+        return self.estimates.seconds(planned.configuration) * (1 - done)
+
+    def record(self):
+        """Everything known so far, also of runs that --only leaves out now."""
+        entries = []
+        for planned in self.plan:
+            final = self.results.get(planned.name)
+            if final is None:
+                continue
+            c = planned.configuration
+            entries.append({
+                "name": planned.name, "router": c.router, "family": ROUTERS[c.router], "experts": c.experts, "k": c.k,
+                "capacity_factor": c.factor, "rows": c.rows, "seed": planned.seed, "parts": list(planned.parts),
+                "model": self.run_of(planned).config().get("model", {}),
+                **{key: final.get(key) for key in ("accuracy", "loss", "dropped", "train_seconds", "images_per_s", "step",
+                                                   "layers")}})
+        return {"what": "test accuracy of six routers at equal active compute, and ablations, after arXiv 2401.15969",
+                "command": self.command(), "date": datetime.date.today().isoformat(), "machine": runs.machine(),
+                "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
+                "planned": len(self.plan), "missing": [p.name for p in self.plan if p.name not in self.results],
+                "failed": self.failed, "runs": entries}
+
+    def command(self):
+        words = ["bench/experiments/router_study.py", "--data", self.options.data.name, "--setting", self.options.setting]
+        for key in ("epochs", "batch", "threads", "jobs"):
+            if getattr(self.options, key) is not None:
+                words += [f"--{key}", f"{getattr(self.options, key):g}"]
+        return " ".join(words + (["--", *self.extra] if self.extra else []))
+
+    def describe(self):
+        total = 0.0
+        for planned in self.chosen:
+            over = planned.name in self.results
+            seconds = 0.0 if over else self.seconds_left(planned)
+            total += seconds
+            state = "done" if over else f"{seconds / 60:6.1f} min" + (" left" if self.run_of(planned).begun() else "")
+            print(f"{planned.name:42} {state:16} {'; '.join(planned.parts)}")
+        basis = "measured runs" if self.estimates.ratios else "a first guess"
+        print(f"{len(self.chosen)} runs, {len(self.left())} to do: about {total / self.setting.jobs / 60:.0f} min "
+              f"with {self.setting.jobs} at a time (by {basis})")
+
+    def go(self):
+        """Runs what is left. Throws KeyboardInterrupt after the trainers wrote their checkpoints."""
+        started = time.monotonic()
+        waiting, working = self.left(), {}
+        try:
+            while waiting or working:
+                while waiting and len(working) < self.setting.jobs:
+                    used = (time.monotonic() - started) / 60
+                    needed = self.seconds_left(waiting[0]) / 60
+                    if self.options.budget is not None and used + needed > self.options.budget:
+                        print(f"budget: {waiting[0].name} needs about {needed:.1f} min, {used:.1f} of "
+                              f"{self.options.budget:g} min are used; {len(waiting)} runs are left for another time")
+                        waiting.clear()
+                        break
+                    planned = waiting.pop(0)
+                    working[self.run_of(planned).start()] = planned
+                for process in [p for p in working if p.poll() is not None]:
+                    self.ended(working.pop(process), process.returncode)
+                time.sleep(POLL_SECONDS)
+        except (KeyboardInterrupt, runs.TrainerFailed):
+            runs.stop(working)
+            for planned in working.values():  # one may have come to its end meanwhile
+                self.collect(planned)
+            self.save()
+            raise
+
+    def ended(self, planned, code):
+        run = self.run_of(planned)
+        if code == runs.INTERRUPTED:
+            raise KeyboardInterrupt
+        if code == runs.USAGE:
+            raise runs.TrainerFailed(f"{planned.name}: {run.last_words()}")
+        if code != 0 or not self.collect(planned):
+            self.failed[planned.name] = f"ended with {code}: {run.last_words()}"
+            print(f"FAILED {planned.name} {self.failed[planned.name]}", flush=True)
+        else:
+            final = self.results[planned.name]
+            print(f"{planned.name}: {100 * final['accuracy']:.2f} %, {final['train_seconds']:.0f} s; "
+                  f"{len(self.left())} left", flush=True)
+        self.save()
+
+    def save(self):
+        runs.write_json(self.options.json, self.record())
+
+
+def run_study(options, extra):
+    study = Study(options, extra)
+    if not study.chosen:
+        raise ValueError(f"--only {options.only}: no run has such a name (--dry-run lists them)")
+    if options.dry_run:
+        study.describe()
+        return 0
+    options.work.mkdir(parents=True, exist_ok=True)
+    with open(options.work / "lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process works on the study in {options.work}") from None
+        study.go()
+        study.save()
+    return 1 if study.failed else 0
+
+
+def write_report(options):
+    record = runs.read_json(options.json)
+    if record is None or not record.get("runs"):
+        raise ValueError(f"{options.json}: holds no finished run yet")
+    study_page.write(record, options.report, options.figures)
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="router_study.py", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, help="CIFAR-10, as vmoe train takes it")
+    parser.add_argument("--work", type=pathlib.Path, help="folder of the runs")
+    parser.add_argument("--json", type=pathlib.Path, required=True, help="record of the study, rewritten after each run")
+    parser.add_argument("--setting", choices=SETTINGS, default="small",
+                        help="small: about two hours on two cores; gpu: larger model, longer, three seeds of everything")
+    parser.add_argument("--only", metavar="PATTERN", default="", help="only runs with this in their name; * matches anything")
+    parser.add_argument("--budget", metavar="MINUTES", type=float, help="begin no run that would end later than this")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated time")
+    parser.add_argument("--epochs", type=float, help="of every run, instead of the setting's")
+    parser.add_argument("--batch", type=int, help="likewise")
+    parser.add_argument("--threads", type=int, help="of one run, likewise; 0: all cores")
+    parser.add_argument("--jobs", type=int, help="runs at a time, likewise")
+    parser.add_argument("--program", default=str(runs.ROOT / "build/release/bin/vmoe"))
+    parser.add_argument("--report", type=pathlib.Path, metavar="FILE.md", help="write the report of --json")
+    parser.add_argument("--figures", type=pathlib.Path, metavar="FOLDER", help="where the report's plots go")
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    options = parser.parse_args(arguments[:split])
+    if (options.report is None) != (options.figures is None):
+        parser.error("--report and --figures belong together")
+    if options.report is None and (options.data is None or options.work is None):
+        parser.error("--data and --work are needed to train, --report and --figures to write the report")
+    if options.jobs is not None and options.jobs < 1:
+        parser.error("--jobs: expected 1 or more")
+    if options.epochs is not None and options.epochs <= 0:
+        parser.error("--epochs: expected more than 0")
+    return options, arguments[split + 1:]
+
+
+def main(arguments):
+    options, extra = parse(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell began this in the background
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = run_study(options, extra) if options.work is not None else 0
+        if options.report is not None:
+            write_report(options)
+        return code
+    except KeyboardInterrupt:
+        print("stopped; started again, it goes on here", file=sys.stderr)
+        return runs.INTERRUPTED
+    except (ValueError, OSError, runs.OtherFlags, runs.TrainerFailed) as error:
+        print(f"router_study.py: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
