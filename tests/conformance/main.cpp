@@ -1,0 +1,161 @@
+// conformance: runs golden vectors through the library and compares.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "conformance/compare.hpp"
+
+namespace {
+
+using namespace moxie::conformance;
+namespace fs = std::filesystem;
+
+enum Exit { exit_good = 0, exit_failed = 1, exit_usage = 2 };
+enum class Outcome { passed, failed, skipped };
+
+/// Kinds whose parts of the library are still to come.
+constexpr std::string_view to_come[] = {"10_sparse_expert_choice",
+                                        "11_ksparse_token_choice",
+                                        "16_patch_partners",
+                                        "17_prc",
+                                        "18_rter_dual",
+                                        "19_pgd_apgd",
+                                        "20_dlr_fab_square",
+                                        "21_expert_iou",
+                                        "22_certificates"};
+/// In float, decisions between scores that are closer may fall either way.
+constexpr double float_gap = 1e-6;
+
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The files named, and those of the folders named, in order of their names.
+std::vector<fs::path> files_of(const std::vector<std::string>& paths) {
+  std::vector<fs::path> files;
+  for (const std::string& path : paths) {
+    if (fs::is_directory(path)) {
+      std::vector<fs::path> inside;
+      for (const fs::directory_entry& entry : fs::directory_iterator(path))
+        if (entry.path().extension() == ".json") inside.push_back(entry.path());
+      if (inside.empty()) throw UsageError("the folder '" + path + "' has no *.json");
+      std::sort(inside.begin(), inside.end());
+      files.insert(files.end(), inside.begin(), inside.end());
+    } else if (fs::exists(path)) {
+      files.emplace_back(path);
+    } else {
+      throw UsageError("there is no file or folder '" + path + "'");
+    }
+  }
+  return files;
+}
+
+class Program {
+ public:
+  Program(const std::string& backend, const std::string& scalar)
+      : in_float_(scalar == "float"),
+        target_(backend == "cpu" ? (in_float_ ? cpu_float : cpu_double)
+                                 : (in_float_ ? thrust_float : thrust_double)) {
+    for (const Kind& kind : all_kinds()) kinds_.emplace(kind.name, kind);
+  }
+  bool has_backend() const { return kinds_.begin()->second.run[target_] != nullptr; }
+
+  /// Prints the line of one file.
+  Outcome run(const fs::path& file) const {
+    std::string name = file.stem().string();
+    try {
+      std::ifstream in(file);
+      const Json vector = Json::parse(in);
+      name = vector.at("name").get<std::string>();
+      return run(name, vector);
+    } catch (const std::exception& e) {
+      std::printf("FAIL %s error none %s\n", name.c_str(), e.what());
+      return Outcome::failed;
+    }
+  }
+
+ private:
+  Outcome run(const std::string& name, const Json& vector) const {
+    const auto found = kinds_.find(name);
+    if (found == kinds_.end()) {
+      if (std::find(std::begin(to_come), std::end(to_come), name) != std::end(to_come)) {
+        std::printf("TODO %s\n", name.c_str());
+      } else {
+        std::printf("FAIL %s kind known unknown\n", name.c_str());
+      }
+      return Outcome::failed;
+    }
+    const Kind& kind = found->second;
+    const auto tolerance = vector.at("tol_float64").get<double>();
+    Ranking ranking;
+    const Comparison c =
+        compare(vector.at("expected"), kind.run[target_](vector.at("inputs"), ranking),
+                in_float_ ? kind.float_tolerance : tolerance);
+    if (!c.difference) {
+      std::printf("PASS %s %.3g\n", name.c_str(), c.max_error);
+      return Outcome::passed;
+    }
+    if (in_float_) {
+      Ranking exact;
+      const Json got = kind.run[cpu_double](vector["inputs"], exact);
+      if (exact.smallest_gap() < float_gap &&
+          !compare(vector["expected"], got, tolerance).difference) {
+        std::printf("SKIP %s ranks scores that are %.3g apart\n", name.c_str(),
+                    exact.smallest_gap());
+        return Outcome::skipped;
+      }
+    }
+    std::printf("FAIL %s %s %s %s\n", name.c_str(), c.difference->key.c_str(),
+                c.difference->expected.c_str(), c.difference->got.c_str());
+    return Outcome::failed;
+  }
+
+  bool in_float_;
+  Target target_;
+  std::map<std::string, Kind, std::less<>> kinds_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Runs golden vectors through the library and compares."};
+  std::string backend = "cpu";
+  std::string scalar = "double";
+  std::vector<std::string> paths;
+  app.add_option("--backend", backend, "cpu, thrust, emulated or cuda")
+      ->check(CLI::IsMember({"cpu", "thrust", "emulated", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--scalar", scalar, "double or float")
+      ->check(CLI::IsMember({"double", "float"}))
+      ->capture_default_str();
+  app.add_option("path", paths, "vectors, or folders of them")->required();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? exit_good : exit_usage;
+  }
+  try {
+    const Program program(backend, scalar);
+    if (backend == "emulated" || backend == "cuda" || !program.has_backend())
+      throw UsageError("this build has no backend '" + backend + "'");
+    int passed = 0;
+    int failed = 0;
+    for (const fs::path& file : files_of(paths)) {
+      const Outcome outcome = program.run(file);
+      passed += outcome == Outcome::passed ? 1 : 0;
+      failed += outcome == Outcome::failed ? 1 : 0;
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed == 0 ? exit_good : exit_failed;
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "conformance: %s\n", e.what());
+    return exit_usage;
+  }
+}
