@@ -1,0 +1,38 @@
+#pragma once
+
+#include "moxie/ops/softmax.hpp"
+#include "moxie/routing/tensors.hpp"
+
+/// What routers share whose choices and weights do not come from the logits: those have an effect through the losses on
+/// r.probs alone.
+namespace moxie::detail {
+
+template <Backend B>
+struct EqualWeights {
+  ConstIntMatrix<B> choice;
+  Matrix<B> weight;
+
+  MOXIE_HD void operator()(Index t) const {
+    using T = typename B::Scalar;
+    for (Index k = 0; k < choice.cols; ++k)
+      weight(t, k) = choice(t, k) < 0 ? T(0) : T(1) / static_cast<T>(choice.cols);
+  }
+};
+
+/// Without noise: the noisy tensors are then the clean ones.
+template <Backend B>
+void score_for_losses(B& b, SparseRouting<B>& r) {
+  softmax_rows(b, ConstMatrix<B>(r.logits), r.probs);
+}
+template <Backend B>
+void score_for_losses_backward(B& b, const SparseRouting<B>& r,
+                               RoutingGradients<SparseRouting<B>>& g) {
+  softmax_rows_backward(b, ConstMatrix<B>(r.probs), ConstMatrix<B>(g.probs), g.logits, true);
+}
+/// 1 / K for each choice.
+template <Backend B>
+void weigh_equally(B& b, SparseRouting<B>& r) {
+  b.for_each(r.shape.tokens, EqualWeights<B>{r.choice, r.weight});
+}
+
+}  // namespace moxie::detail
