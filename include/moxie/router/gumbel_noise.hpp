@@ -1,0 +1,50 @@
+#pragma once
+
+#include "moxie/core/error.hpp"
+#include "moxie/core/math.hpp"
+#include "moxie/router/concept.hpp"
+
+namespace moxie {
+
+namespace detail {
+template <Backend B>
+struct AddGumbel {
+  ConstMatrix<B> in;
+  Matrix<B> out;
+  Random random;
+  Index first_token;  // of the whole batch, however it is split over passes
+  double scale;
+
+  MOXIE_HD void operator()(Index t, Index e) const {
+    // In the open interval (0, 1), so that both logarithms are finite.
+    const double u = (static_cast<double>(random.bits(static_cast<std::uint64_t>(first_token + t),
+                                                      static_cast<std::uint64_t>(e))) +
+                      0.5) *
+                     (1.0 / 4294967296.0);
+    const double gumbel = -math::log(-math::log(u));
+    out(t, e) = in(t, e) + static_cast<typename B::Scalar>(scale * gumbel);
+  }
+};
+}  // namespace detail
+
+/// Adds scale * Gumbel(0, 1) to every logit in training, a fresh draw for each step; none in evaluation. With scale 1 the
+/// best expert is then a draw from the softmax, and the k best are draws without replacement. The noise's standard
+/// deviation is scale * pi / sqrt(6), its mean scale * 0.5772; NoisyLoad takes any noise for Gaussian.
+/// Source: Gumbel-max; DeepSpeed-MoE, `deepspeed/moe/sharded_moe.py`, top2gating.
+struct GumbelNoise {
+  double scale = 1.0;
+
+  /// out = in + noise; returns the noise's standard deviation.
+  /// @throws config_error unless scale >= 0
+  template <Backend B>
+  double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
+    if (!(scale >= 0)) throw_config("moxie::GumbelNoise: scale is ", scale, ", expected >= 0");
+    b.for_each(in.rows, in.cols,
+               detail::AddGumbel<B>{in, out, ctx.random("router noise"), ctx.first_token, scale});
+    return scale * 1.2825498301618641;  // pi / sqrt(6)
+  }
+
+  friend constexpr bool operator==(const GumbelNoise&, const GumbelNoise&) = default;
+};
+
+}  // namespace moxie

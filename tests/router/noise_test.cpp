@@ -1,0 +1,101 @@
+// What every kind of noise obeys, and the distribution of GumbelNoise.
+#include "moxie/router/noise.hpp"
+
+#include "moxie/router/gumbel_noise.hpp"
+#include "moxie/router/sigmoid.hpp"
+#include "moxie/router/top_k.hpp"
+#include "moxie/testing/router_laws.hpp"
+#include "support/backends.hpp"
+
+using namespace moxie;
+using testing::SparseFixture;
+
+namespace {
+
+std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+struct Where {
+  Index tokens = 6, first = 0, layer = 0;
+  std::uint64_t seed = 1, step = 2;
+  Mode mode = Mode::train;
+};
+template <class B, class Noise>
+auto noise_of(B& backend, const Noise& noise, const Where& w, double* std_dev = nullptr) {
+  const WithNoise router{noise, TopKRouter{.k = 1}};
+  SparseFixture<B> f(backend, {.tokens = w.tokens, .experts = 3, .choices = 1}, {.noisy = true});
+  f.set_mode(w.mode);
+  f.context.first_token = w.first;
+  f.context.seed = w.seed;
+  f.context.step = w.step;
+  f.context.layer = w.layer;
+  f.set_logits(std::vector<double>(at(w.tokens * 3), 0));
+  router.route(backend, f.context, f.routing);
+  if (std_dev != nullptr) *std_dev = f.routing.noise_std;
+  return f.noisy_logits();
+}
+template <class B, class Noise>
+void check_noise_laws(const Noise& noise) {
+  B backend = test::make_backend<B>();
+  const auto all = noise_of(backend, noise, {});
+  CHECK(noise_of(backend, noise, {}) == all);
+  CHECK(noise_of(backend, noise, {.step = 3}) != all);
+  CHECK(noise_of(backend, noise, {.seed = 2}) != all);
+  CHECK(noise_of(backend, noise, {.layer = 1}) != all);
+  const auto head = noise_of(backend, noise, {.tokens = 2});
+  const auto tail = noise_of(backend, noise, {.tokens = 4, .first = 2});
+  CHECK(std::vector(all.begin(), all.begin() + 6) == head);
+  CHECK(std::vector(all.begin() + 6, all.end()) == tail);
+  double std_dev = -1;
+  for (const auto v : noise_of(backend, noise, {.mode = Mode::eval}, &std_dev)) CHECK(v == 0);
+  CHECK(std_dev == 0);
+  const auto many = noise_of(backend, noise, {.tokens = 20000}, &std_dev);
+  double sum = 0;
+  double squares = 0;
+  for (const auto v : many) {
+    sum += static_cast<double>(v) / 60000;
+    squares += static_cast<double>(v) * static_cast<double>(v) / 60000;
+  }
+  CHECK(std::sqrt(squares - sum * sum) == doctest::Approx(std_dev).epsilon(0.02));
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE(
+    "noise is fresh for each step, a function of the global token, none in evaluation", B,
+    MOXIE_TEST_BACKENDS) {
+  check_noise_laws<B>(GaussianNoise{.std = 2});
+  check_noise_laws<B>(GaussianNoise{.std = 2, .per_expert = false});
+  check_noise_laws<B>(GumbelNoise{});
+  check_noise_laws<B>(GumbelNoise{.scale = 0.5});
+}
+
+TEST_CASE_TEMPLATE("GumbelNoise makes the best expert a draw from the softmax", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  constexpr Index tokens = 20000;
+  const WithNoise router{GumbelNoise{}, TopKRouter{.k = 1}};
+  SparseFixture<B> f(backend, {.tokens = tokens, .experts = 3, .choices = 1}, {.noisy = true});
+  std::vector<double> logits;
+  for (Index t = 0; t < tokens; ++t)
+    for (const double p : {.2, .5, .3}) logits.push_back(std::log(p));
+  f.set_logits(logits);
+  router.route(backend, f.context, f.routing);
+  std::vector<double> share(3, 0);
+  for (const std::int32_t e : f.choices()) share[at(e)] += 1.0 / tokens;
+  CHECK(share[0] == doctest::Approx(.2).epsilon(0.03));
+  CHECK(share[1] == doctest::Approx(.5).epsilon(0.03));
+  CHECK(share[2] == doctest::Approx(.3).epsilon(0.03));
+}
+
+TEST_CASE_TEMPLATE("WithNoise and GumbelNoise obey the Router laws", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const auto report =
+      testing::check_router_laws(backend, WithNoise{GumbelNoise{}, TopKRouter{.k = 2}});
+  CHECK_MESSAGE(report.passed, report.message);
+}
+
+TEST_CASE("GumbelNoise refuses a negative scale") {
+  CpuBackend<double> backend;
+  CHECK_THROWS_WITH_AS((noise_of(backend, GumbelNoise{.scale = -1}, {})),
+                       "moxie::GumbelNoise: scale is -1, expected >= 0", config_error);
+}
