@@ -10,6 +10,7 @@
 #include "moxie/nn/placement.hpp"
 #include "moxie/nn/presets.hpp"
 #include "moxie/nn/vit.hpp"
+#include "router_defaults.hpp"
 
 namespace vmoe {
 namespace {
@@ -98,7 +99,7 @@ ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
   vit.moe_blocks = placement_of(o.moe, vit.moe_blocks, vit.blocks);
   vit.head_bias = o.loss == "sigmoid" ? -std::log(static_cast<double>(classes)) : 0;
   moxie::check(vit);
-  plan.dense_hidden = o.k * vit.hidden;
+  plan.dense_hidden = twin_hidden(o, vit.hidden);
   plan.active_flops = layer_flops(vit, o, plan.dense_hidden);
   return plan;
 }
@@ -140,6 +141,7 @@ nlohmann::json describe(const Options& o, const ModelPlan& plan, const Model& mo
     out["moe_blocks"] = vit.moe_blocks;
     out["experts"] = o.experts;
     out["k"] = o.k;
+    out["router"] = o.router;
   }
   return out;
 }

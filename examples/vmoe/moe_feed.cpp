@@ -1,42 +1,88 @@
 #include "moe_feed.hpp"
 
-#include "moxie/expert/feed_forward.hpp"
-#include "moxie/layer/moe_layer.hpp"
-#include "moxie/regularizer/importance.hpp"
-#include "moxie/regularizer/noisy_load.hpp"
-#include "moxie/router/noise.hpp"
-#include "moxie/router/top_k.hpp"
-#include "moxie/runtime/any_capacity.hpp"
+#include <charconv>
+
+#include "moxie/runtime/make_layer.hpp"
+#include "router_defaults.hpp"
 
 namespace vmoe {
 namespace {
 
-using Capacity = moxie::WithPriority<moxie::AnyPriority,
-                                     moxie::TrainEval<moxie::AnyCapacity, moxie::AnyCapacity>>;
+/// "router_z=0.001,switch_balance" and the like.
+std::vector<moxie::RegularizerChoice> losses_of(const std::string& text) {
+  std::vector<moxie::RegularizerChoice> out;
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string item = text.substr(begin, end - begin);
+    const std::size_t equals = std::min(item.find('='), item.size());
+    moxie::RegularizerChoice choice{.name = item.substr(0, equals)};
+    if (equals < item.size()) {
+      double weight = 0;
+      const char* const last = item.data() + item.size();
+      const auto [stop, error] = std::from_chars(item.data() + equals + 1, last, weight);
+      if (error != std::errc{} || stop != last)
+        moxie::throw_config("vmoe: losses has '", item, "', expected NAME or NAME=WEIGHT");
+      choice.weight = weight;
+    }
+    out.push_back(std::move(choice));
+    begin = end + 1;
+  }
+  return out;
+}
 
-Capacity make_capacity(const Options& o) {
-  const auto factor = [&o](double f) {
-    return moxie::CapacityFactor{.factor = f, .multiple_of = o.capacity_multiple};
-  };
-  moxie::AnyCapacity eval = moxie::Dropless{};
-  if (o.eval_capacity_factor > 0) eval = factor(o.eval_capacity_factor);
-  return {moxie::make_priority(o.priority), {factor(o.capacity_factor), eval}};
+moxie::CombineSource combine_of(const std::string& name) {
+  if (name == "softmax_noisy") return moxie::CombineSource::softmax_noisy;
+  if (name == "softmax_clean") return moxie::CombineSource::softmax_clean;
+  if (name == "plan") return moxie::CombineSource::plan;
+  moxie::throw_config("vmoe: combine is '", name,
+                      "', expected softmax_noisy, softmax_clean or plan");
 }
 
 }  // namespace
 
+moxie::MoeConfig moe_config(const Options& o, const moxie::VitConfig& vit) {
+  moxie::MoeConfig c;
+  c.shape = {.width = vit.width, .experts = o.experts, .group = o.group_images * vit.tokens()};
+  c.router.name = o.router;
+  c.router.k = o.k;
+  if (o.renormalize) c.router.renormalize = true;
+  c.router.noise = o.noise;
+  c.router.noise_kind = o.noise_kind;
+  c.router.combine_source = combine_of(o.combine);
+  c.router.epsilon = o.epsilon;
+  c.router.iterations = o.iterations;
+  c.router.plan_at_eval = o.plan_at_eval;
+  c.router.fill_zero = o.fill_zero;
+  c.router.expert_groups = o.expert_groups;
+  c.router.top_groups = o.top_groups;
+  c.router.bias_rate = o.bias_rate;
+  c.router.gate = o.gate;
+  c.router.jitter = o.jitter;
+  c.capacity.rule = o.capacity;
+  c.capacity.factor = o.capacity_factor;
+  const bool rounded = o.capacity == "ceil" || o.capacity == "round" || o.capacity == "floor";
+  c.capacity.multiple_of = rounded ? o.capacity_multiple : 1;
+  c.capacity.slots = o.slots;
+  if (o.eval_capacity_factor > 0) {
+    c.capacity.eval_factor = o.eval_capacity_factor;
+  } else if (family_of(o) == RouterFamily::token_choice) {
+    c.capacity.eval_rule = "dropless";
+  }
+  c.capacity.priority = o.priority;
+  c.capacity.overflow = o.overflow;
+  c.expert = {.kind = o.expert, .hidden = vit.hidden, .same_experts = o.same_experts};
+  c.regularizers = losses_of(o.losses);
+  if (o.importance > 0)
+    c.regularizers.push_back({.name = std::string(moxie::Importance::name), .weight = o.importance});
+  if (o.load > 0 && o.noise > 0)
+    c.regularizers.push_back({.name = std::string(moxie::NoisyLoad::name), .weight = o.load});
+  return c;
+}
+
 Model make_moe_feed(const moxie::Scope<Backend>& scope, const Options& o,
                     const moxie::VitConfig& vit) {
-  return moxie::MoeLayer{
-      scope,
-      moxie::MoeShape{
-          .width = vit.width, .experts = o.experts, .group = o.group_images * vit.tokens()},
-      moxie::WithNoise{moxie::GaussianNoise{.std = o.noise},
-                       moxie::TopKRouter{.k = o.k, .renormalize = o.renormalize}},
-      make_capacity(o),
-      moxie::FeedForward<moxie::Gelu>{.hidden = vit.hidden, .same_experts = o.same_experts},
-      moxie::Importance{.weight = o.importance},
-      moxie::NoisyLoad{.weight = o.noise > 0 ? o.load : 0}};
+  return moxie::make_layer(scope, moe_config(o, vit));
 }
 
 }  // namespace vmoe

@@ -34,15 +34,32 @@ struct Options {
   std::string moe = "preset";
   Index experts = 8;
   Index k = 2;
+  std::string router = "softmax_token_choice";
   bool renormalize = false;
   double noise = 1.0;
+  std::string noise_kind = "gaussian";
+  std::string combine = "softmax_noisy";
+  double epsilon = 1;
+  Index iterations = 20;
+  bool plan_at_eval = true;
+  bool fill_zero = true;
+  Index expert_groups = 1;
+  Index top_groups = 1;
+  double bias_rate = 0;
+  std::string gate = "linear";
+  double jitter = 0;
+  std::string capacity = "ceil";
   double capacity_factor = 1.05;
+  Index slots = 0;
   double eval_capacity_factor = 0;
   Index capacity_multiple = 4;
   std::string priority = "first";
+  std::string overflow = "drop";
   Index group_images = 8;
   double importance = 0.005;
   double load = 0.005;
+  std::string losses;
+  std::string expert = "mlp";
   bool same_experts = false;
   // training
   double epochs = 30;
@@ -99,21 +116,46 @@ void visit_options(O& o, const F& f) {
   f("experts", "moe", o.moe,
     "blocks with experts: preset, none, last-N, every-N, last-odd-N, consecutive-N");
   f("experts", "experts", o.experts, "experts of a layer (E)");
-  f("experts", "k", o.k, "experts of a token (K)");
+  f("experts", "k", o.k,
+    "experts of a token (K); where experts choose or slots are soft, the default capacity factor");
+  f("experts", "router", o.router,
+    "softmax_, sinkhorn_, sparse_ or sigmoid_token_choice; softmax_, sinkhorn_ or "
+    "sparse_expert_choice; soft; hash; uniform");
   f("experts", "renormalize", o.renormalize, "combine weights of a token sum to 1");
   f("experts", "noise", o.noise,
-    "standard deviation of the router's noise in training, times 1/E; 0: none");
+    "scale of the router's noise in training, 0: none; default 1 for softmax and Sinkhorn, else 0");
+  f("experts", "noise_kind", o.noise_kind, "gaussian (times 1/E), gaussian_absolute, gumbel");
+  f("experts", "combine", o.combine,
+    "what weighs the experts' results: softmax_noisy, softmax_clean, plan");
+  f("experts", "epsilon", o.epsilon, "of Sinkhorn: entropic regularization");
+  f("experts", "iterations", o.iterations, "of Sinkhorn and sparse routers");
+  f("experts", "plan_at_eval", o.plan_at_eval, "of Sinkhorn: a plan in evaluation, too");
+  f("experts", "fill_zero", o.fill_zero, "of sparse_expert_choice: fill slots the plan leaves empty");
+  f("experts", "expert_groups", o.expert_groups, "of sigmoid_token_choice: blocks of experts ...");
+  f("experts", "top_groups", o.top_groups, "... of which so many are searched");
+  f("experts", "bias_rate", o.bias_rate,
+    "loss-free balancing of softmax_ and sigmoid_token_choice: step of the bias; 0: none");
+  f("experts", "gate", o.gate, "linear, cosine");
+  f("experts", "jitter", o.jitter, "the gate's input times U(1 - jitter, 1 + jitter) in training");
+  f("experts", "capacity", o.capacity,
+    "rule of the slots: ceil, round, floor, vmoe, deepspeed, megatron, megablocks, tutel, dropless");
   f("experts", "capacity_factor", o.capacity_factor,
     "slots of an expert in training, relative to balance");
+  f("experts", "slots", o.slots, "slots of an expert, whatever rule and factor say; 0: by the rule");
   f("experts", "eval_capacity_factor", o.eval_capacity_factor,
-    "the same in evaluation; 0: nothing is dropped");
+    "the same in evaluation; 0: nothing is dropped; where experts choose, as in training");
   f("experts", "capacity_multiple", o.capacity_multiple, "round capacity up to a multiple");
   f("experts", "priority", o.priority,
-    "who gets the slots: first (lower token), bpr (larger gate)");
+    "who gets the slots: first (lower token), bpr (larger gate), sum (of the gates), random");
+  f("experts", "overflow", o.overflow, "tokens without a slot: drop, next_choice, identity");
   f("experts", "group_images", o.group_images,
     "images whose tokens share one capacity; divides the batch");
-  f("experts", "importance", o.importance, "weight of the importance loss");
-  f("experts", "load", o.load, "weight of the load loss (needs noise)");
+  f("experts", "importance", o.importance,
+    "weight of the importance loss; default 0 but for softmax_token_choice");
+  f("experts", "load", o.load,
+    "weight of the load loss (needs noise); default 0 but for softmax_token_choice");
+  f("experts", "losses", o.losses, "further losses: NAME=WEIGHT,...; router_z, switch_balance, ...");
+  f("experts", "expert", o.expert, "mlp, swiglu, geglu");
   f("experts", "same_experts", o.same_experts, "all experts of a layer start alike, as in V-MoE");
   f("training", "epochs", o.epochs, "passes over the training images; need not be whole");
   f("training", "batch", o.batch, "images of a step");

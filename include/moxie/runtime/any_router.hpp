@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "moxie/core/error.hpp"
 #include "moxie/router/concept.hpp"
+#include "moxie/runtime/any_gate.hpp"
 
 namespace moxie {
 
@@ -21,6 +23,9 @@ class AnyRouter {
              std::same_as<RoutingOf<R, B>, SparseRouting<B>>)
   AnyRouter(R router)  // NOLINT(google-explicit-constructor): any router is an AnyRouter
       : held_(std::make_shared<const Model<R>>(std::move(router))) {}
+
+  /// The gate that the router brings along, if it does.
+  const std::optional<AnyGate<B>>& own_gate() const { return held_->gate; }
 
   Index choices(Index experts) const { return held_->choices(experts); }
   Index assignments(const RoutingShape& shape) const { return held_->assignments(shape); }
@@ -53,6 +58,7 @@ class AnyRouter {
   struct Base {
     RoutingTraits traits;
     double bias_rate = 0;
+    std::optional<AnyGate<B>> gate;
 
     virtual ~Base() = default;
     virtual Index choices(Index) const = 0;
@@ -71,6 +77,11 @@ class AnyRouter {
       if constexpr (requires { router.ragged(); }) this->traits.ragged = router.ragged();
       if constexpr (requires { router.plans(); }) this->traits.plan = router.plans();
       if constexpr (requires { router.bias_rate(); }) this->bias_rate = router.bias_rate();
+      if constexpr (requires { router.gate; }) {
+        this->gate = router.gate;
+      } else if constexpr (requires { typename R::GateType; }) {
+        this->gate = typename R::GateType{};
+      }
     }
     Index choices(Index experts) const override { return router.choices(experts); }
     Index assignments(const RoutingShape& s) const override { return router.assignments(s); }
