@@ -19,6 +19,12 @@ MOXIE_HD constexpr Index token_strips(Index cols) {
   return (cols + token_strip<B> - 1) / token_strip<B>;
 }
 
+/// A count known when compiling, so that loops of it vectorise.
+template <class B>
+struct FullStrip {
+  MOXIE_HD constexpr operator Index() const { return token_strip<B>; }
+};
+
 template <Backend B>
 struct SoftmaxTokensStrip {
   ConstMatrix<B> in;
@@ -30,7 +36,7 @@ struct SoftmaxTokensStrip {
     const Index strips = token_strips<B>(in.cols);
     const Index first = i % strips * token_strip<B>;
     if (first + token_strip<B> <= in.cols) {
-      columns(i / strips, first, std::integral_constant<Index, token_strip<B>>{});
+      columns(i / strips, first, FullStrip<B>{});
     } else {
       columns(i / strips, first, in.cols - first);
     }
@@ -53,8 +59,11 @@ struct SoftmaxTokensStrip {
       const T* from = in.row(t) + first;
       T* to = out.row(t) + first;
       T value[token_strip<B>];
-      const bool counts = !mask || mask[t] != 0;
-      for (Index s = 0; s < n; ++s) value[s] = counts ? math::exp(from[s] - peak[s]) : T(0);
+      if (mask && mask[t] == 0) {
+        for (Index s = 0; s < n; ++s) to[s] = 0;
+        continue;
+      }
+      for (Index s = 0; s < n; ++s) value[s] = math::exp(from[s] - peak[s]);
       for (Index s = 0; s < n; ++s) sum[s] += value[s];
       for (Index s = 0; s < n; ++s) to[s] = value[s];
     }
@@ -76,7 +85,7 @@ struct SoftmaxTokensBackwardStrip {
     const Index strips = token_strips<B>(p.cols);
     const Index first = i % strips * token_strip<B>;
     if (first + token_strip<B> <= p.cols) {
-      columns(i / strips, first, std::integral_constant<Index, token_strip<B>>{});
+      columns(i / strips, first, FullStrip<B>{});
     } else {
       columns(i / strips, first, p.cols - first);
     }
