@@ -79,6 +79,7 @@ std::vector<Kind> capacity_kinds();
 std::vector<Kind> token_choice_kinds();
 std::vector<Kind> expert_choice_kinds();
 std::vector<Kind> sinkhorn_kinds();
+std::vector<Kind> sparse_kinds();
 std::vector<Kind> soft_kinds();
 std::vector<Kind> layer_kinds();
 std::vector<Kind> loss_kinds();

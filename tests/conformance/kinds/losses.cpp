@@ -81,10 +81,11 @@ struct AuxiliaryLosses {
     noisy.add(NoisyLoad{.weight = 1}, "load", 1, out);
     const Index tokens = clean.f.shape().tokens;
     const Index experts = clean.f.shape().experts;
-    // In groups of one token the sums are the token's own probabilities.
+    // In groups of one token the sums, which come first, are the token's own probabilities.
     Group<B> single(inputs, true, 1);
     const auto own = single.sums(NoisyLoad{});
-    out["load_prob"] = nested(host(single.backend, own.view()), {tokens, experts});
+    out["load_prob"] =
+        nested(host(single.backend, own.view().middle(0, tokens * experts)), {tokens, experts});
 
     ranking.rows(flat<double>(inputs["logits"]), experts);
     ranking.rows(noisy.f.noisy_logits(), experts);

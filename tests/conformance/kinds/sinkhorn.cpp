@@ -25,14 +25,12 @@ struct SinkhornTokenChoice {
     ranking.rows(plan, experts);
     if (inputs["priority"] == "bpr") ranking.row_maxima(plan, experts);
 
-    std::vector<double> rows(at(tokens)), columns(at(experts));
-    for (std::size_t i = 0; i < plan.size(); ++i) {
-      rows[i / at(experts)] += static_cast<double>(plan[i]);
-      columns[i % at(experts)] += static_cast<double>(plan[i]);
-    }
+    std::vector<double> row_sums(at(tokens));
+    for (std::size_t i = 0; i < plan.size(); ++i)
+      row_sums[i / at(experts)] += static_cast<double>(plan[i]);
     Json out{{"plan", nested(plan, {tokens, experts})},
-             {"row_sums", list(rows)},
-             {"column_sums", list(columns)}};
+             {"row_sums", list(row_sums)},
+             {"column_sums", list(column_sums(plan, experts))}};
     add_choices(f.routing, b, out);
     out["combine"] = combine_tensor(f.routing, b, capacity);
     router.iterations = 1;

@@ -63,6 +63,15 @@ Json list(const std::vector<T>& values) {
   return nested(values, {static_cast<Index>(values.size())});
 }
 
+/// The sums of the columns of a matrix.
+template <class T>
+std::vector<double> column_sums(const std::vector<T>& matrix, Index cols) {
+  std::vector<double> sums(at(cols));
+  for (std::size_t i = 0; i < matrix.size(); ++i)
+    sums[i % at(cols)] += static_cast<double>(matrix[i]);
+  return sums;
+}
+
 /// Elements of a backend's memory as a vector of the host.
 template <Backend B, class T>
 std::vector<std::remove_const_t<T>> host(B& b, VectorView<T, typename B::Space> v) {
