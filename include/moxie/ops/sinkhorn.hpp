@@ -274,8 +274,15 @@ struct SinkhornToken {
     const T* row = z.row(t);
     const T* potential = m.expert.row(g);
     const auto value = [=](Index e) { return row[e] + potential[e]; };
-    const T peak = strip_maximum<T>(z.cols, value);
-    m.token[t] = -(peak + math::log(sum_of_exp<T>(z.cols, peak, value)));
+    // The experts' update left exp(Z_se + f_s + g_e) at most n / E, so the potential as it is serves
+    // in place of the maximum, unless the row is all but empty.
+    T peak = -m.token[t];
+    T sum = sum_of_exp<T>(z.cols, peak, value);
+    if (!(sum > T(1e-30))) {
+      peak = strip_maximum<T>(z.cols, value);
+      sum = sum_of_exp<T>(z.cols, peak, value);
+    }
+    m.token[t] = -(peak + math::log(sum));
   }
 };
 template <Backend B>
