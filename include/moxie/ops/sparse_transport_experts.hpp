@@ -143,8 +143,10 @@ struct SparseTransportExperts {
     const Index groups = tokens / options.group;
     const Index columns = groups * plan.cols;
     const auto gamma = static_cast<T>(options.gamma);
-    for (const Matrix<B>& v : {m.potential, m.first, m.second})
-      b.fill(Vector<B>(v.data, v.size()), T(0));
+    const auto zero = [&b](Matrix<B> v) { b.fill(Vector<B>(v.data, v.size()), T(0)); };
+    zero(m.potential);
+    zero(m.first);
+    zero(m.second);
     b.for_each(groups, detail::CountTokens<B>{mask, options.group, m.count, m.done});
     const detail::SparseColumnEntry<B> entry{similarity, gamma, m};
     for (Index step = 1; step <= options.max_iterations; ++step) {

@@ -129,8 +129,10 @@ struct SparseTransportTokens {
     const Index group = options.group;
     const Index groups = tokens / group;
     const auto gamma = static_cast<T>(options.gamma);
-    for (const Matrix<B>& v : {m.potential, m.first, m.second})
-      b.fill(Vector<B>(v.data, v.size()), T(0));
+    const auto zero = [&b](Matrix<B> v) { b.fill(Vector<B>(v.data, v.size()), T(0)); };
+    zero(m.potential);
+    zero(m.first);
+    zero(m.second);
     b.for_each(groups, detail::CountTokens<B>{mask, group, m.count, m.done});
     for (Index step = 1; step <= options.max_iterations; ++step) {
       b.for_each(tokens, detail::SparseRow<B>{similarity, mask, group, gamma, false, m, plan});

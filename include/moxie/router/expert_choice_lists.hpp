@@ -51,6 +51,7 @@ struct RowKeys {  // token of each row; rows past the last come last
 template <Backend B>
 struct PlaceChosen {
   ConstIntVector<B> key, value, begin;
+  Index groups;
   SparseRouting<B> r;
 
   MOXIE_HD void operator()(Index a) const {
@@ -58,7 +59,7 @@ struct PlaceChosen {
     if (t >= r.shape.tokens) return;
     const Index row = value[a];
     const Index e = expert_of_row(r.offset.data, r.shape.experts, row);
-    const Index pair = e * r.shape.groups() + t / r.shape.group;
+    const Index pair = e * groups + t / r.shape.group;
     r.choice.data[a] = static_cast<std::int32_t>(e);
     r.row.data[a] = static_cast<std::int32_t>(row);
     r.slot.data[a] = static_cast<std::int32_t>(row - begin[pair]);
@@ -83,7 +84,8 @@ void choose_tokens(B& b, const Context<B>& ctx, ConstMatrix<B> scores, bool posi
   b.for_each(memory.key.size, RowKeys<B>{memory.begin, tokens, r.token, memory.key, memory.value});
   b.sort_pairs(memory.key, memory.value, bits_for(tokens + 1), memory.work);
   b.for_each(tokens + 1, SegmentBegin<B>{memory.key, r.first});
-  b.for_each(memory.key.size, PlaceChosen<B>{memory.key, memory.value, memory.begin, r});
+  b.for_each(memory.key.size,
+             PlaceChosen<B>{memory.key, memory.value, memory.begin, r.shape.groups(), r});
 }
 
 }  // namespace moxie::detail
