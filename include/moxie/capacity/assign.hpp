@@ -36,6 +36,7 @@ namespace detail {
 // stable sort gives each its slot.
 template <Backend B>
 struct AssignKeys {
+  static constexpr bool one_level = true;
   ConstIntMatrix<B> choice;
   ConstIntVector<B> order;  // empty: the tokens as they are
   Index group, groups, experts;
@@ -52,6 +53,7 @@ struct AssignKeys {
 };
 template <Backend B>
 struct SegmentBegin {
+  static constexpr bool one_level = true;
   ConstIntVector<B> key;
   IntVector<B> begin;
 
@@ -71,6 +73,7 @@ struct SegmentBegin {
 };
 template <Backend B>
 struct SegmentKept {
+  static constexpr bool one_level = true;
   ConstIntVector<B> begin;
   Index capacity;
   IntVector<B> kept;
@@ -82,6 +85,7 @@ struct SegmentKept {
 };
 template <Backend B>
 struct PlaceAssignment {
+  static constexpr bool one_level = true;
   ConstIntVector<B> key, value, begin, base;
   Index capacity;
   SparseRouting<B> r;
@@ -106,6 +110,7 @@ struct PlaceAssignment {
 /// What is left to do when choices and slots are known by other means than the sort.
 template <Backend B>
 struct SlotOnly {
+  static constexpr bool one_level = true;
   ConstIntVector<B> key, value, begin;
   IntMatrix<B> slot;
 
@@ -117,6 +122,7 @@ struct SlotOnly {
 };
 template <Backend B>
 struct PlaceSlot {
+  static constexpr bool one_level = true;
   ConstIntVector<B> base;
   Index groups, capacity;
   SparseRouting<B> r;
@@ -135,6 +141,7 @@ struct PlaceSlot {
 };
 template <Backend B>
 struct ExpertOffset {
+  static constexpr bool one_level = true;
   ConstIntVector<B> base;
   Index groups;
   IntVector<B> offset;

@@ -8,6 +8,7 @@ namespace detail {
 /// What selection ranks the experts of a token by.
 template <Backend B>
 struct RankScores {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstVector<B> bias;  // empty: none
 
@@ -35,6 +36,7 @@ struct RankScores {
 /// has asked: -1 if none of its choices is without a slot.
 template <Backend B>
 struct KeptFirst {
+  static constexpr bool one_level = true;
   RankScores<B> rank;
   Index capacity;
   IntMatrix<B> choice, slot;
@@ -70,6 +72,7 @@ struct KeptFirst {
 
 template <Backend B>
 struct RetryGroup {
+  static constexpr bool one_level = true;
   RankScores<B> rank;
   FirstPass<B> first;  // work[t]: the last expert that t asked, -1 = t needs none
   Index group, groups;

@@ -8,6 +8,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct PadOffsets {
+  static constexpr bool one_level = true;
   ConstIntVector<B> offset;
   Index block;
   IntVector<B> padded;

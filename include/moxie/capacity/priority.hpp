@@ -34,6 +34,7 @@ struct TokenOrder {
 /// bits, the lowest first.
 template <Backend B, class K>
 struct PassKey {
+  static constexpr bool one_level = true;
   K part;
   int pass;
   ConstIntVector<B> order;
@@ -43,6 +44,7 @@ struct PassKey {
 };
 template <Backend B>
 struct GroupKey {
+  static constexpr bool one_level = true;
   ConstIntVector<B> order;
   Index group;
   IntVector<B> key;

@@ -20,6 +20,7 @@ struct DenseEntry {
 
 template <Backend B>
 struct EinsumDispatch {  // rows[e, g, c] = sum_s factor(s, e, c) x[s]
+  static constexpr bool one_level = true;
   DenseEntry<B> entry;
   Index capacity;
   ConstMatrix<B> x;
@@ -42,6 +43,7 @@ struct EinsumDispatch {  // rows[e, g, c] = sum_s factor(s, e, c) x[s]
 };
 template <Backend B>
 struct EinsumCombine {  // y[s] = sum_{e, c} factor(s, e, c) rows[e, g, c]
+  static constexpr bool one_level = true;
   DenseEntry<B> entry;
   Index capacity;
   ConstMatrix<B> rows;
@@ -65,6 +67,7 @@ struct EinsumCombine {  // y[s] = sum_{e, c} factor(s, e, c) rows[e, g, c]
 };
 template <Backend B>
 struct EinsumWeight {  // dW[s, e, c] = <dy[s], rows[e, g, c]>, at the assignments
+  static constexpr bool one_level = true;
   SparseRouting<B> r;
   Index capacity;
   ConstMatrix<B> rows, dy;
@@ -85,6 +88,7 @@ struct EinsumWeight {  // dW[s, e, c] = <dy[s], rows[e, g, c]>, at the assignmen
 };
 template <Backend B>
 struct EinsumOffset {
+  static constexpr bool one_level = true;
   Index rows_of_expert;
   IntVector<B> offset;
 

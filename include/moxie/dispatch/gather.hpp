@@ -8,6 +8,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct RowWeight {
+  static constexpr bool one_level = true;
   ConstIntVector<B> assignment, offset;
   const typename B::Scalar* weight;
   Vector<B> row_weight;

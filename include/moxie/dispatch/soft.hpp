@@ -9,6 +9,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct SlotOrder {  // row e*G*P + g*P + p of the experts is slot g*E*P + e*P + p of the products, and back
+  static constexpr bool one_level = true;
   Index groups, experts, slots;
   IntVector<B> slot_of_row, row_of_slot;
 
@@ -23,6 +24,7 @@ struct SlotOrder {  // row e*G*P + g*P + p of the experts is slot g*E*P + e*P + 
 };
 template <Backend B>
 struct SlotOffset {
+  static constexpr bool one_level = true;
   Index rows_of_expert;
   IntVector<B> offset;
 

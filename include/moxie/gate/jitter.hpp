@@ -28,6 +28,7 @@ struct JitterFactor {
 };
 template <Backend B>
 struct JitterInput {
+  static constexpr bool one_level = true;
   JitterFactor factor;
   ConstMatrix<B> x;
   Matrix<B> out;
@@ -38,6 +39,7 @@ struct JitterInput {
 };
 template <Backend B>
 struct JitterInputBackward {
+  static constexpr bool one_level = true;
   JitterFactor factor;
   ConstMatrix<B> d_out;
   Matrix<B> dx;

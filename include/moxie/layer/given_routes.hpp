@@ -11,6 +11,7 @@ namespace moxie::detail {
 
 template <Backend B>
 struct CopyGivenRow {  // choices from outside; columns that are not given become -1
+  static constexpr bool one_level = true;
   ConstIntMatrix<B> given;
   ConstIntVector<B> mask;
   Index experts;
@@ -26,6 +27,7 @@ struct CopyGivenRow {  // choices from outside; columns that are not given becom
 };
 template <Backend B>
 struct CopyGivenWeight {
+  static constexpr bool one_level = true;
   ConstIntMatrix<B> choice;
   ConstMatrix<B> given;  // empty: 1
   Matrix<B> weight;
@@ -43,6 +45,7 @@ struct CopyGivenWeight {
 };
 template <Backend B>
 struct RecordRow {
+  static constexpr bool one_level = true;
   SparseRouting<B> r;
   IntMatrix<B> choice;
   Matrix<B> weight;

@@ -28,6 +28,7 @@ struct TokenScore {
 
 template <Backend B>
 struct CountTaken {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntVector<B> mask;
   TokenQuota quota;
@@ -48,6 +49,7 @@ struct CountTaken {
 
 template <Backend B>
 struct TakeLargest {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntVector<B> mask;
   TokenQuota quota;

@@ -8,6 +8,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct PlannedLoad {
+  static constexpr bool one_level = true;
   ConstMatrix<B> plan;
   Index group;
   Matrix<B> load;  // [G, E]
@@ -20,6 +21,7 @@ struct PlannedLoad {
 };
 template <Backend B>
 struct WorstLoad {
+  static constexpr bool one_level = true;
   ConstIntVector<B> mask;
   Index group;
   ConstMatrix<B> load;

@@ -76,6 +76,7 @@ struct SparseSettle {
 };
 template <Backend B>
 struct CountTokens {
+  static constexpr bool one_level = true;
   ConstIntVector<B> mask;
   Index group;
   IntVector<B> count, done;

@@ -47,6 +47,7 @@ struct SparseColumnScore {
 /// Threshold of a column, and where its largest entries end: what any token needs to know its own.
 template <Backend B>
 struct SparseColumn {
+  static constexpr bool one_level = true;
   ConstMatrix<B> similarity;
   ConstIntVector<B> mask;
   typename B::Scalar gamma;
@@ -87,6 +88,7 @@ struct SparseColumnEntry {
 };
 template <Backend B>
 struct SparseTokenStep {
+  static constexpr bool one_level = true;
   SparseColumnEntry<B> entry;
   ConstIntVector<B> mask;
   AdamStep<typename B::Scalar> adam;
@@ -107,6 +109,7 @@ struct SparseTokenStep {
 };
 template <Backend B>
 struct SparseExpertsPlan {
+  static constexpr bool one_level = true;
   SparseColumnEntry<B> entry;
   ConstIntVector<B> mask;
   Matrix<B> plan;

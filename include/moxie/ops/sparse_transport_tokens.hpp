@@ -47,6 +47,7 @@ struct SparseRowScore {
 };
 template <Backend B>
 struct SparseRow {
+  static constexpr bool one_level = true;
   ConstMatrix<B> similarity;
   ConstIntVector<B> mask;
   Index group;
@@ -72,6 +73,7 @@ struct SparseRow {
 };
 template <Backend B>
 struct SparseLoadPart {
+  static constexpr bool one_level = true;
   ConstMatrix<B> plan;
   Index group;
   SparseTokensMemory<B> m;
@@ -90,6 +92,7 @@ struct SparseLoadPart {
 };
 template <Backend B>
 struct SparseExpertStep {
+  static constexpr bool one_level = true;
   Index group;
   SparseTokensMemory<B> m;
   AdamStep<typename B::Scalar> adam;

@@ -7,6 +7,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct TopKRow {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntVector<B> mask;
   IntMatrix<B> choice;
@@ -33,6 +34,7 @@ struct TopKRow {
 
 template <Backend B>
 struct RankRow {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntVector<B> mask;
   Index rank;

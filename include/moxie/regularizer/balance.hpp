@@ -11,6 +11,7 @@ namespace moxie::detail {
 /// tokens count. Sums of a group: n [E], S m [E].
 template <Backend B>
 struct BalanceSum {
+  static constexpr bool one_level = true;
   ConstMatrix<B> logits, probs;
   ConstIntVector<B> mask;
   Index group, choices;
@@ -55,6 +56,7 @@ struct BalanceLoss {
 
 template <Backend B>
 struct BalanceBackward {  // through m alone: a count has no gradient
+  static constexpr bool one_level = true;
   ConstVector<B> sums;
   ConstIntVector<B> mask;
   Index group;

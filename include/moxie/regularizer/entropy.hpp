@@ -28,6 +28,7 @@ MOXIE_HD constexpr Index entropy_width(Index experts) {
 
 template <Backend B, class Form>
 struct EntropySum {
+  static constexpr bool one_level = true;
   ConstMatrix<B> probs;
   ConstIntVector<B> mask;
   Index group;
@@ -79,6 +80,7 @@ struct EntropyLoss {
 
 template <Backend B, class Form>
 struct EntropyBackward {
+  static constexpr bool one_level = true;
   ConstMatrix<B> probs;
   ConstVector<B> sums;
   ConstIntVector<B> mask;

@@ -7,6 +7,7 @@ namespace moxie::detail {
 /// sums[g, e] = sum of the probabilities of expert e over the tokens of group g that count.
 template <Backend B>
 struct GroupProbabilitySum {
+  static constexpr bool one_level = true;
   ConstMatrix<B> probs;
   ConstIntVector<B> mask;
   Index group;
@@ -34,6 +35,7 @@ MOXIE_HD T count_tokens(const Mask& mask, Index group, Index g) {
 /// out[0] = weight * mean over groups of loss(sums of the group).
 template <Backend B, class Loss>
 struct MeanOfGroups {
+  static constexpr bool one_level = true;
   ConstVector<B> sums;  // [G, sums of a group]
   Index groups;
   Loss loss;

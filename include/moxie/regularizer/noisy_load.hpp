@@ -30,6 +30,7 @@ struct LoadProbability {
 };
 template <Backend B>
 struct LoadBackward {
+  static constexpr bool one_level = true;
   LoadThreshold<B> threshold;
   LoadDistance<B> z;
   ConstVector<B> sums;

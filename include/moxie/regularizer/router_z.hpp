@@ -24,6 +24,7 @@ MOXIE_HD T log_sum_exp(const T* v, Index n) {
 /// number of tokens.
 template <Backend B>
 struct RouterZSum {
+  static constexpr bool one_level = true;
   ConstMatrix<B> logits;
   ConstIntVector<B> mask;
   Index group;
@@ -56,6 +57,7 @@ struct RouterZLoss {
 };
 template <Backend B>
 struct RouterZBackward {
+  static constexpr bool one_level = true;
   ConstMatrix<B> logits;
   ConstVector<B> sums;
   ConstIntVector<B> mask;

@@ -60,6 +60,7 @@ struct VariationLoss {
 /// d_probs of the mean over groups of CV^2 of the probabilities' sums.
 template <Backend B>
 struct VariationBackward {
+  static constexpr bool one_level = true;
   ConstVector<B> sums;
   ConstIntVector<B> mask;
   Index group;

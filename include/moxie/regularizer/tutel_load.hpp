@@ -29,6 +29,7 @@ struct TutelLoadTerm {
 };
 template <Backend B>
 struct TutelLoadBackward {
+  static constexpr bool one_level = true;
   LoadThreshold<B> threshold;
   TutelDistance<B> z;
   ConstVector<B> sums;

@@ -11,6 +11,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct CountSelections {  // 1 for each choice of expert e by token t, before capacity drops any
+  static constexpr bool one_level = true;
   ConstIntMatrix<B> choice;
 
   MOXIE_HD typename B::Scalar operator()(Index t, Index e) const {
@@ -21,6 +22,7 @@ struct CountSelections {  // 1 for each choice of expert e by token t, before ca
 };
 template <Backend B>
 struct MoveBias {
+  static constexpr bool one_level = true;
   Vector<B> bias, count;
   double rate;
 

@@ -18,6 +18,7 @@ namespace detail {
 
 template <Backend B>
 struct WeighToken {
+  static constexpr bool one_level = true;
   ConstMatrix<B> gates;
   SparseRouting<B> r;
   bool renormalize;
@@ -38,6 +39,7 @@ struct WeighToken {
 
 template <Backend B>
 struct WeighTokenBackward {
+  static constexpr bool one_level = true;
   ConstMatrix<B> gates;
   SparseRouting<B> r;
   ConstMatrix<B> d_weight;

@@ -9,6 +9,7 @@ namespace moxie::detail {
 
 template <Backend B>
 struct EqualWeights {
+  static constexpr bool one_level = true;
   ConstIntMatrix<B> choice;
   Matrix<B> weight;
 

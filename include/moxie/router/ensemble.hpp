@@ -23,6 +23,7 @@ namespace detail {
 /// Sets what lies outside a row's block.
 template <Backend B>
 struct FillOutsideBlock {
+  static constexpr bool one_level = true;
   Index first_token;
   EnsembleBlocks blocks;
   typename B::Scalar value;

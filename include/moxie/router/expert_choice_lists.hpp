@@ -38,6 +38,7 @@ std::size_t expert_choice_bytes(const B& b, const RoutingShape& shape) {
 
 template <Backend B>
 struct RowKeys {  // token of each row; rows past the last come last
+  static constexpr bool one_level = true;
   ConstIntVector<B> begin;
   Index tokens;
   ConstIntVector<B> token;
@@ -50,6 +51,7 @@ struct RowKeys {  // token of each row; rows past the last come last
 };
 template <Backend B>
 struct PlaceChosen {
+  static constexpr bool one_level = true;
   ConstIntVector<B> key, value, begin;
   Index groups;
   SparseRouting<B> r;

@@ -9,6 +9,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct AddGumbel {
+  static constexpr bool one_level = true;
   ConstMatrix<B> in;
   Matrix<B> out;
   Random random;

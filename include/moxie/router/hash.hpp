@@ -11,6 +11,7 @@ namespace detail {
 /// K experts of a token, all sets and orders alike likely.
 template <Backend B>
 struct HashRow {
+  static constexpr bool one_level = true;
   ConstIntVector<B> mask;
   Random random;
   Index first_token, period, experts;

@@ -10,6 +10,7 @@ namespace moxie {
 namespace detail {
 template <class B>
 struct ReplayRow {
+  static constexpr bool one_level = true;
   ConstIntMatrix<B> given;      // the rows of this pass
   ConstMatrix<B> given_weight;  // empty: 1
   ConstIntVector<B> mask;

@@ -36,6 +36,7 @@ struct SigmoidRowBackward {
 /// largest scores, bias included; of equal groups the lower is better.
 template <Backend B>
 struct LimitToGroups {
+  static constexpr bool one_level = true;
   ConstMatrix<B> logits, scores;
   ConstVector<B> bias;
   Index kept;
@@ -78,6 +79,7 @@ struct LimitToGroups {
 
 template <Backend B>
 struct WeighScores {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntMatrix<B> choice;
   Matrix<B> weight;
@@ -97,6 +99,7 @@ struct WeighScores {
 };
 template <Backend B>
 struct WeighScoresBackward {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntMatrix<B> choice;
   ConstMatrix<B> weight, d_weight;

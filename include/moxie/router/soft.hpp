@@ -11,6 +11,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct ExpertMass {  // probs of a token; padding gives nothing to any slot
+  static constexpr bool one_level = true;
   ConstIntVector<B> mask;
   Index slots;
   Matrix<B> combine, probs;
@@ -29,6 +30,7 @@ struct ExpertMass {  // probs of a token; padding gives nothing to any slot
 };
 template <Backend B>
 struct ExpertMassBackward {
+  static constexpr bool one_level = true;
   ConstMatrix<B> d_probs;
   Index slots;
   Matrix<B> d_combine;

@@ -9,6 +9,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct UniformRow {
+  static constexpr bool one_level = true;
   ConstIntVector<B> mask;
   Index first_token, experts;
   IntMatrix<B> choice;

@@ -125,6 +125,7 @@ struct SoftTokenStatistics {
 /// Columns: [E] selected, [E] kept, then those of the token.
 template <Backend B>
 struct SparseStatistic {
+  static constexpr bool one_level = true;
   SparseRouting<B> r;
   ConstMatrix<B> of_token;
 
@@ -140,6 +141,7 @@ struct SparseStatistic {
 };
 template <Backend B>
 struct SoftStatistic {
+  static constexpr bool one_level = true;
   SoftRouting<B> r;
   ConstMatrix<B> of_token;
 

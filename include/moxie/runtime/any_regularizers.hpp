@@ -31,6 +31,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct Total {  // out[0] = sum of values
+  static constexpr bool one_level = true;
   ConstVector<B> values;
   Vector<B> out;
 

@@ -76,8 +76,13 @@ void CpuBackend<T>::column_sums(Index rows, Index cols, const F& f, VectorView<T
   T* const sums = reinterpret_cast<T*>(scratch.data);
   parallel(chunks, [&](Index chunk, int) {
     const Index first = chunk * sum_chunk;
-    at_level(detail::ChunkSums<T, F>{f, first, detail::smaller(first + sum_chunk, rows), cols,
-                                     sums + chunk * cols});
+    const detail::ChunkSums<T, F> of_chunk{f, first, detail::smaller(first + sum_chunk, rows), cols,
+                                           sums + chunk * cols};
+    if constexpr (detail::OneLevel<F>) {
+      detail::enter(detail::Baseline{}, of_chunk);
+    } else {
+      at_level(of_chunk);
+    }
   });
   for_each(cols, detail::AddChunks<T>{{sums, chunks, cols}, out.data}, 4096);
 }
