@@ -8,7 +8,7 @@
 namespace moxie::conformance {
 namespace {
 
-/// The same scores in every step; the library's state keeps and moves the bias.
+/// The same scores in every one of `steps`; the library's state keeps and moves the bias.
 struct BiasSteps {
   template <Backend B>
   static Json run(const Json& inputs, Ranking& ranking) {
@@ -32,7 +32,7 @@ struct BiasSteps {
     const Scratch<B> scratch{memory.data(), static_cast<Index>(memory.bytes())};
 
     Json steps = Json::array();
-    for (int step = 0; step < 3; ++step) {
+    for (Index step = 0; step < inputs.at("steps").get<Index>(); ++step) {
       f.routing.bias = state.bias(p);
       const auto bias = host(b, f.routing.bias);
       router.select(b, f.context, f.routing);

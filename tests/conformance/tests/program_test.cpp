@@ -83,8 +83,10 @@ TEST_CASE("a changed number, a missing key and a changed length are failures tha
   CHECK(run(v).text.starts_with("FAIL 07_expert_choice token[2] array[4] array[3]\n"));
 
   v = read_vector("15_bias_balancing");
-  v["expected"]["steps"][2]["count"][0] = -1;
-  CHECK(run(v).text.starts_with("FAIL 15_bias_balancing steps[2].count[0] -1 "));
+  v["expected"]["steps"].erase(2);  // as many steps as are listed
+  CHECK(run(v).code == 0);
+  v["expected"]["steps"][1]["count"][0] = -1;
+  CHECK(run(v).text.starts_with("FAIL 15_bias_balancing steps[1].count[0] -1 "));
 }
 
 TEST_CASE("reals may differ by the tolerance, which is relative above 1") {
