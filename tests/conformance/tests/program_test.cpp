@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -19,6 +20,13 @@ struct Ending {
   int code = 0;
   std::string text;  ///< of both streams
 };
+
+std::string quoted(const std::filesystem::path& path) {
+  std::string text(1, '\'');
+  text += path.string();
+  text += '\'';
+  return text;
+}
 
 Ending conformance(const std::string& arguments) {
   const std::string command = "'" MOXIE_TEST_BIN_DIR "/conformance' " + arguments + " 2>&1";
@@ -37,7 +45,7 @@ Ending conformance(const std::string& arguments) {
 Ending run(const json& vector, const std::string& options = "") {
   const Folder folder;
   write_file(folder / "vector.json", vector.dump());
-  return conformance(options + " '" + (folder / "vector.json").string() + "'");
+  return conformance(options + " " + quoted(folder / "vector.json"));
 }
 
 }  // namespace
@@ -50,14 +58,13 @@ TEST_CASE("a folder is run file by file, and the last line counts") {
   json wrong = read_vector("01_capacity");
   wrong["expected"]["capacity"][1] = 77;
   write_file(folder / "c.json", wrong.dump());
-  const Ending all = conformance("'" + folder.path().string() + "'");
+  const Ending all = conformance(quoted(folder.path()));
   CHECK(all.code == 1);
   CHECK(all.text.starts_with("PASS 25_posemb_loss "));
   CHECK(all.text.ends_with(
       "\nPASS 01_capacity 0\nFAIL 01_capacity capacity[1] 77 3\n2 passed, 1 failed\n"));
 
-  const Ending two =
-      conformance("'" + (folder / "a.json").string() + "' '" + (folder / "b.json").string() + "'");
+  const Ending two = conformance(quoted(folder / "a.json") + " " + quoted(folder / "b.json"));
   CHECK(two.code == 0);
   CHECK(two.text.ends_with("\n2 passed, 0 failed\n"));
 }
@@ -123,7 +130,7 @@ TEST_CASE("a kind that is unknown, and a file that is no vector, are failures") 
 
   const Folder folder;
   write_file(folder / "broken.json", "{\"name\": ");
-  e = conformance("'" + (folder / "broken.json").string() + "'");
+  e = conformance(quoted(folder / "broken.json"));
   CHECK(e.code == 1);
   CHECK(e.text.starts_with("FAIL broken error none "));
 }
@@ -155,6 +162,6 @@ TEST_CASE("what cannot be run at all ends with 2") {
   refused("--backend gpu " + vectors, "gpu");
   refused("--scalar half " + vectors, "half");
   const Folder empty;
-  refused("'" + empty.path().string() + "'", "has no *.json");
+  refused(quoted(empty.path()), "has no *.json");
   CHECK(conformance("--help").code == 0);
 }
