@@ -1,0 +1,207 @@
+#pragma once
+
+#include <cmath>
+#include <optional>
+
+#include "loops/layer_loop.hpp"
+#include "measure.hpp"
+#include "moxie/layer/tape.hpp"
+#include "moxie/nn/mlp.hpp"
+
+namespace bench {
+
+/// A layer with its tape, input and gradients.
+struct LayerWithMemory {
+  moxie::Scope<B> scope;
+  moxie::AnyLayer<B> layer;
+  moxie::OwnedTape<moxie::AnyLayer<B>> tape;
+  Index tokens;
+  std::vector<float> x, y, dy, dx;
+
+  /// The layer was made in `place`.
+  LayerWithMemory(moxie::Scope<B> place, moxie::AnyLayer<B> made, std::vector<float> input)
+      : scope(std::move(place)),
+        layer(std::move(made)),
+        tape((scope.parameters->initialize(1), layer),
+             static_cast<Index>(input.size()) / layer.input_width(), moxie::Gradients::all),
+        tokens(static_cast<Index>(input.size()) / layer.input_width()),
+        x(std::move(input)),
+        y(static_cast<std::size_t>(tokens * layer.output_width())),
+        dy(normal_numbers(static_cast<Index>(y.size()), 6)),
+        dx(x.size()) {}
+
+  moxie::ConstMatrix<B> input() const { return {x.data(), tokens, layer.input_width()}; }
+  moxie::Matrix<B> d_input() { return {dx.data(), tokens, layer.input_width()}; }
+  void forward(const moxie::Pass<B>& pass = {}) {
+    layer.forward(input(), {y.data(), tokens, layer.output_width()}, tape, pass);
+  }
+  void backward() { layer.backward({dy.data(), tokens, layer.output_width()}, d_input(), tape); }
+  void run(bool and_backward) {
+    forward();
+    if (and_backward) backward();
+  }
+};
+
+/// A MoE layer whose tokens have the logits of the case, and its routing alone.
+struct LayerFixture {
+  std::vector<float> logits;
+  moxie::Scope<B> scope;
+  LayerWithMemory moe;
+  std::unique_ptr<RoutingAlone> routing;
+  RoutingFacts facts;
+  double flops = 0;  ///< of a forward
+  std::optional<double> routing_share;
+
+  LayerFixture(const Case& c, const Setup& setup)
+      : logits(make_logits(c.logits, setup.options, c.tokens, c.experts)),
+        scope(moxie::root(setup.backend)),
+        moe(scope, moxie::make_layer(scope, config_of(c, setup.options), setup.registry),
+            make_input(logits, c.experts, setup.options.width)),
+        routing(make_routing_alone(of_layer(c), setup)) {
+    set_gates(*scope.parameters, c.experts);
+    facts = facts_of(*routing, logits, setup.backend);
+    flops = forward_flops(c, setup.options);
+  }
+  /// Gate, router and slots; of a backward, their gradients too.
+  void route(bool and_backward) {
+    routing->gate(moe.input());
+    routing->route();
+    if (!and_backward) return;
+    routing->route_backward();
+    routing->gate_backward(moe.input(), moe.d_input());
+  }
+
+ private:
+  static Case of_layer(Case c) {
+    if (c.is_loop()) c.router = "softmax_token_choice";
+    return c;
+  }
+  double forward_flops(const Case& c, const Options& o) const {
+    const auto count = [](const auto... n) { return 2.0 * (static_cast<double>(n) * ...); };
+    const moxie::RoutingShape& s = routing->shape();
+    const bool soft = c.router == "soft";
+    const Index slots = soft ? s.capacity : 1;
+    double rows = 0;
+    for (const double kept : facts.statistics.kept) rows += kept;
+    if (soft) rows = static_cast<double>(s.rows);
+    const double gate = routing->has_gate() ? count(s.tokens, o.width, s.experts * slots) : 0;
+    const double mixing = soft ? 2 * count(s.tokens, s.experts * slots, o.width) : 0;
+    return gate + mixing + 2 * count(rows, o.width, o.hidden);
+  }
+};
+
+inline void run_layer(benchmark::State& state, const std::string& name, const Case& c,
+                      const Setup& setup) {
+  LayerFixture& f = fixture<LayerFixture>(name, c, setup);
+  for (auto _ : state) f.moe.run(c.backward);
+  if (!f.routing_share)
+    f.routing_share = share_of_time([&] { f.moe.run(c.backward); }, [&] { f.route(c.backward); });
+  count_tokens(state, c.tokens);
+  count_flops(state, f.flops, c.backward);
+  count_facts(state, f.facts);
+  state.counters["routing_share"] = *f.routing_share;
+}
+
+/// The dense network of equal active FLOPs: one perceptron of hidden width K H.
+struct DenseFixture {
+  moxie::Scope<B> scope;
+  LayerWithMemory dense;
+
+  DenseFixture(const Case& c, const Setup& setup)
+      : scope(moxie::root(setup.backend)),
+        dense(scope,
+              moxie::Mlp<B>(scope, setup.options.width, setup.options.k * setup.options.hidden,
+                            setup.options.width),
+              normal_numbers(c.tokens * setup.options.width, 2)) {}
+};
+
+inline void run_dense(benchmark::State& state, const std::string& name, const Case& c,
+                      const Setup& setup) {
+  DenseFixture& f = fixture<DenseFixture>(name, c, setup);
+  for (auto _ : state) f.dense.run(c.backward);
+  const Options& o = setup.options;
+  count_tokens(state, c.tokens);
+  count_flops(state, 4.0 * static_cast<double>(c.tokens * o.width * o.k * o.hidden), c.backward);
+}
+
+/// The layer as a loop over tokens or experts, checked against the library's.
+struct LoopFixture {
+  LayerFixture reference;
+  std::unique_ptr<LayerLoop> loop;
+  std::vector<float> y, dx;
+
+  LoopFixture(const Case& c, const Setup& setup)
+      : reference(c, setup), y(reference.moe.y.size()), dx(reference.moe.dx.size()) {
+    const Options& o = setup.options;
+    LoopProblem p{.tokens = c.tokens,
+                  .group = o.group,
+                  .width = o.width,
+                  .hidden = o.hidden,
+                  .experts = c.experts,
+                  .choices = o.k,
+                  .capacity = reference.routing->shape().capacity,
+                  .x = reference.moe.x.data(),
+                  .gate = values("Router/kernel"),
+                  .kernel_0 = values("Dense_0/kernel"),
+                  .bias_0 = values("Dense_0/bias"),
+                  .kernel_1 = values("Dense_1/kernel"),
+                  .bias_1 = values("Dense_1/bias")};
+    loop =
+        c.router == "naive_loop" ? make_naive_loop(p, setup.pool) : make_eigen_loop(p, setup.pool);
+    check();
+  }
+  void run(bool and_backward) {
+    loop->forward(y.data());
+    if (and_backward) loop->backward(reference.moe.dy.data(), dx.data());
+  }
+
+ private:
+  moxie::Parameters<B>& parameters() const { return *reference.scope.parameters; }
+  const moxie::ParameterEntry& entry(std::string_view name) const {
+    for (const moxie::ParameterEntry& e : parameters().entries())
+      if (e.name.ends_with(name)) return e;
+    moxie::throw_config("LoopFixture: the layer has no parameter '", name, "'");
+  }
+  const float* values(std::string_view name) const {
+    return parameters().values().data + entry(name).offset;
+  }
+  /// @throws numeric_error unless both do the same work
+  void check() {
+    parameters().zero_gradients();
+    reference.moe.run(true);
+    run(true);
+    compare("y", y.data(), reference.moe.y.data(), y.size());
+    compare("dx", dx.data(), reference.moe.dx.data(), dx.size());
+    const auto compare_gradient = [this](std::string_view name, const std::vector<float>& own) {
+      compare(name, own.data(), parameters().gradients().data + entry(name).offset, own.size());
+    };
+    compare_gradient("Router/kernel", loop->gradients.gate);
+    compare_gradient("Dense_0/kernel", loop->gradients.kernel_0);
+    compare_gradient("Dense_0/bias", loop->gradients.bias_0);
+    compare_gradient("Dense_1/kernel", loop->gradients.kernel_1);
+    compare_gradient("Dense_1/bias", loop->gradients.bias_1);
+  }
+  static void compare(std::string_view what, const float* own, const float* expected,
+                      std::size_t n) {
+    float most = 0;
+    float difference = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      most = std::max(most, std::abs(expected[i]));
+      difference = std::max(difference, std::abs(own[i] - expected[i]));
+    }
+    if (!(difference <= 1e-3F * most))
+      moxie::throw_numeric("the loop does other work than the layer: ", what, " differs by ",
+                           difference, ", the largest is ", most);
+  }
+};
+
+inline void run_loop(benchmark::State& state, const std::string& name, const Case& c,
+                     const Setup& setup) {
+  LoopFixture& f = fixture<LoopFixture>(name, c, setup);
+  for (auto _ : state) f.run(c.backward);
+  count_tokens(state, c.tokens);
+  count_flops(state, f.reference.flops, c.backward);
+  count_facts(state, f.reference.facts);
+}
+
+}  // namespace bench

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moxie/routing/statistics.hpp"
+#include "routing_alone.hpp"
+
+namespace bench {
+
+template <class F>
+double seconds(const F& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+inline double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  const std::size_t half = v.size() / 2;
+  return v.size() % 2 == 1 ? v[half] : (v[half - 1] + v[half]) / 2;
+}
+/// Median time of `part` over that of `whole`, taken in turn so that a change of the machine's speed meets both.
+template <class Whole, class Part>
+double share_of_time(const Whole& whole, const Part& part) {
+  std::vector<double> of_whole, of_part;
+  part();
+  for (double spent = 0; of_whole.size() < 3 || (spent < 0.2 && of_whole.size() < 101);) {
+    of_whole.push_back(seconds(whole));
+    of_part.push_back(seconds(part));
+    spent += of_whole.back() + of_part.back();
+  }
+  return median(of_part) / median(of_whole);
+}
+
+/// How a case routes: facts of its logits and its rule, the same in every pass.
+struct RoutingFacts {
+  moxie::RoutingStatistics statistics;
+  double route_change =
+      -1;  ///< share of tokens whose set of experts changes under route_noise; -1: no sets
+};
+/// Leaves the routing of `logits` in `routing`.
+inline RoutingFacts facts_of(RoutingAlone& routing, const std::vector<float>& logits, B& backend) {
+  RoutingFacts facts;
+  std::vector<float> noisy = normal_numbers(static_cast<Index>(logits.size()), 3);
+  for (std::size_t i = 0; i < noisy.size(); ++i)
+    noisy[i] = logits[i] + static_cast<float>(route_noise) * noisy[i];
+  routing.set_logits(noisy);
+  routing.route();
+  const auto changed = routing.expert_sets();
+  routing.set_logits(logits);
+  routing.route();
+  const auto sets = routing.expert_sets();
+  Index differ = 0;
+  for (std::size_t t = 0; t < sets.size(); ++t) differ += sets[t] == changed[t] ? 0 : 1;
+  if (!sets.empty())
+    facts.route_change = static_cast<double>(differ) / static_cast<double>(sets.size());
+  moxie::RoutingTelemetry<B> telemetry(backend);
+  telemetry.begin_pass();
+  routing.visit(telemetry);
+  facts.statistics = telemetry.read().at(0);
+  return facts;
+}
+
+inline void count_tokens(benchmark::State& state, Index tokens) {
+  state.counters["tokens_per_second"] = benchmark::Counter(
+      static_cast<double>(tokens), benchmark::Counter::kIsIterationInvariantRate);
+}
+/// Multiplications and additions of the products, 2 for each pair of numbers multiplied: rows that have a slot, not the room
+/// for them; softmax, sorts, activations and copies are work that nobody counts. A backward does twice the forward's.
+inline void count_flops(benchmark::State& state, double forward, bool backward) {
+  state.counters["FLOP/s"] = benchmark::Counter(forward * (backward ? 3 : 1),
+                                                benchmark::Counter::kIsIterationInvariantRate);
+}
+inline void count_facts(benchmark::State& state, const RoutingFacts& facts) {
+  state.counters["drop_rate"] = facts.statistics.drop_rate();
+  state.counters["load_cv"] = facts.statistics.coefficient_of_variation();
+  state.counters["entropy"] = facts.statistics.gate_entropy;
+  if (facts.route_change >= 0) state.counters["route_change"] = facts.route_change;
+}
+
+/// Google Benchmark calls a benchmark several times until it knows how often to repeat it: what was made for one row is
+/// kept until the next row makes its own.
+template <class Fixture>
+Fixture& fixture(const std::string& name, const Case& c, const Setup& setup) {
+  if (setup.kept_name != name) {
+    setup.kept.reset();
+    setup.kept = std::make_shared<Fixture>(c, setup);
+    setup.kept_name = name;
+  }
+  return *static_cast<Fixture*>(setup.kept.get());
+}
+
+}  // namespace bench
