@@ -126,12 +126,14 @@ struct SoftDispatcher {
   template <Backend B>
   static void product(B& b, const SoftRouting<B>& r, Op op, ConstMatrix<B> weight, ConstMatrix<B> in,
                       Matrix<B> out) {
+    if (r.shape.tokens == 0) return;  // no groups whose sizes could agree
     b.batched_gemm(op, Op::none, 1, groups(r, weight), groups(r, in), 0, groups(r, out));
   }
   /// out_g = a_g b_g^T
   template <Backend B>
   static void outer(B& b, const SoftRouting<B>& r, ConstMatrix<B> left, ConstMatrix<B> right,
                     Matrix<B> out) {
+    if (r.shape.tokens == 0) return;
     b.batched_gemm(Op::none, Op::transpose, 1, groups(r, left), groups(r, right), 0, groups(r, out));
   }
 };

@@ -23,6 +23,7 @@ class AnyExpert {
   template <Backend>
   struct Tape {
     std::unique_ptr<Held> held;
+    const void* type = nullptr;  // of what is held: works without run-time type information
   };
 
   template <class X>
@@ -38,7 +39,10 @@ class AnyExpert {
   void bind(B& b, Arena<B>& arena, const Parameters<B>& p, const State<B>& state, Index rows,
             Tape<B>& tape) const {
     // Bound again, a tape keeps its object: networks as experts bind inside forward, which may not allocate.
-    if (!tape.held) tape.held = model_->make_tape();
+    if (tape.type != model_->type()) {
+      tape.held = model_->make_tape();
+      tape.type = model_->type();
+    }
     model_->bind(b, arena, p, *state.held, rows, *tape.held);
   }
   void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in, Matrix<B> out,
@@ -55,6 +59,7 @@ class AnyExpert {
     virtual ~Base() = default;
     virtual std::shared_ptr<Held> make_state() const = 0;
     virtual std::unique_ptr<Held> make_tape() const = 0;
+    virtual const void* type() const = 0;
     virtual Index output_width(Index) const = 0;
     virtual void declare(const Scope<B>&, const ExpertShape&, Held&) const = 0;
     virtual void bind(B&, Arena<B>&, const Parameters<B>&, Held&, Index, Held&) const = 0;
@@ -73,10 +78,12 @@ class AnyExpert {
     };
     static auto& state(Held& h) { return static_cast<HeldState&>(h).value; }
     static auto& tape(Held& h) { return static_cast<HeldTape&>(h).value; }
+    inline static const char type_tag = 0;  // its address names the type
 
     explicit Model(X x) : expert(std::move(x)) {}
     std::shared_ptr<Held> make_state() const override { return std::make_shared<HeldState>(); }
     std::unique_ptr<Held> make_tape() const override { return std::make_unique<HeldTape>(); }
+    const void* type() const override { return &type_tag; }
     Index output_width(Index width) const override { return expert.output_width(width); }
     void declare(const Scope<B>& scope, const ExpertShape& shape, Held& s) const override {
       expert.declare(scope, shape, state(s));

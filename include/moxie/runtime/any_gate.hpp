@@ -23,6 +23,7 @@ class AnyGate {
   template <Backend>
   struct Tape {
     std::unique_ptr<Held> held;
+    const void* type = nullptr;  // of what is held: works without run-time type information
   };
 
   template <class G>
@@ -36,7 +37,10 @@ class AnyGate {
     model_->declare(scope, shape, *state.held);
   }
   void bind(B& b, Arena<B>& arena, const GateShape& shape, Index tokens, Tape<B>& tape) const {
-    if (!tape.held) tape.held = model_->make_tape();
+    if (tape.type != model_->type()) {  // bound again, a tape keeps its object
+      tape.held = model_->make_tape();
+      tape.type = model_->type();
+    }
     model_->bind(b, arena, shape, tokens, *tape.held);
   }
   void forward(B& b, const Context<B>& ctx, const Parameters<B>& p, const State<B>& state,
@@ -54,6 +58,7 @@ class AnyGate {
     virtual ~Base() = default;
     virtual std::shared_ptr<Held> make_state() const = 0;
     virtual std::unique_ptr<Held> make_tape() const = 0;
+    virtual const void* type() const = 0;
     virtual void declare(const Scope<B>&, const GateShape&, Held&) const = 0;
     virtual void bind(B&, Arena<B>&, const GateShape&, Index, Held&) const = 0;
     virtual void forward(B&, const Context<B>&, const Parameters<B>&, Held&, ConstMatrix<B>,
@@ -71,10 +76,12 @@ class AnyGate {
     };
     static auto& state(Held& h) { return static_cast<HeldState&>(h).value; }
     static auto& tape(Held& h) { return static_cast<HeldTape&>(h).value; }
+    inline static const char type_tag = 0;  // its address names the type
 
     explicit Model(G g) : gate(std::move(g)) {}
     std::shared_ptr<Held> make_state() const override { return std::make_shared<HeldState>(); }
     std::unique_ptr<Held> make_tape() const override { return std::make_unique<HeldTape>(); }
+    const void* type() const override { return &type_tag; }
     void declare(const Scope<B>& scope, const GateShape& shape, Held& s) const override {
       gate.declare(scope, shape, state(s));
     }

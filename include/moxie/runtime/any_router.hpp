@@ -22,7 +22,11 @@ class AnyRouter {
     requires(Router<R, B> && !std::same_as<R, AnyRouter> &&
              std::same_as<RoutingOf<R, B>, SparseRouting<B>>)
   AnyRouter(R router)  // NOLINT(google-explicit-constructor): any router is an AnyRouter
-      : held_(std::make_shared<const Model<R>>(std::move(router))) {}
+      : held_(std::make_shared<const Model<R>>(std::move(router))) {
+    static_assert(!requires { typename R::DispatcherType; },
+                  "moxie::AnyRouter: a router that brings its own dispatcher cannot be chosen at run "
+                  "time: its layer would not use it");
+  }
 
   /// The gate that the router brings along, if it does.
   const std::optional<AnyGate<B>>& own_gate() const { return held_->gate; }

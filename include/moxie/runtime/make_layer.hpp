@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <string>
 #include <string_view>
 
 #include "moxie/expert/feed_forward.hpp"
@@ -45,14 +46,21 @@ AnyExpert<B> make_expert(const ExpertConfig& c) {
 using ConfiguredCapacity =
     WithOverflow<AnyOverflow, WithPriority<AnyPriority, TrainEval<AnyCapacity, AnyCapacity>>>;
 
-/// @throws config_error for an unknown name
+/// @throws config_error for an unknown name, or a factor for evaluation that is not a number >= 0
 inline ConfiguredCapacity make_capacity(const CapacityConfig& c) {
+  if (!(c.eval_factor >= 0))
+    throw_config("moxie::make_capacity: eval_factor is ", c.eval_factor,
+                 ", expected a number > 0, or 0 (as in training)");
   AnyCapacity train = FixedCapacity{c.slots};
   if (c.slots <= 0) train = make_capacity(c.rule, c.factor, c.multiple_of);
   AnyCapacity eval = train;
-  if (!c.eval_rule.empty() || c.eval_factor > 0)
-    eval = make_capacity(c.eval_rule.empty() ? c.rule : c.eval_rule,
-                         c.eval_factor > 0 ? c.eval_factor : c.factor, c.multiple_of);
+  if (!c.eval_rule.empty() || c.eval_factor > 0) {
+    const std::string& rule = c.eval_rule.empty() ? c.rule : c.eval_rule;
+    // The multiple is the training rule's: another one in evaluation may have its own.
+    const bool rounds = rule == "ceil" || rule == "round" || rule == "floor";
+    eval = make_capacity(rule, c.eval_factor > 0 ? c.eval_factor : c.factor,
+                         rounds || rule == c.rule ? c.multiple_of : 1);
+  }
   return {make_overflow(c.overflow), {make_priority(c.priority), {train, eval}}};
 }
 
@@ -87,6 +95,7 @@ AnyLayer<B> make_layer(const Scope<B>& scope, const MoeConfig& c,
     if (c.router.bias_rate != 0)
       throw_config("moxie::make_layer: router 'soft' chooses nothing that bias_rate ",
                    c.router.bias_rate, " could balance: expected 0");
+    (void)make_noise(c.router.noise_kind, c.router.noise);
     if (c.router.noise != 0 && c.router.noise_kind == "gumbel")
       throw_config("moxie::make_layer: router 'soft' takes Gaussian noise only, got 'gumbel'");
     const SoftRouter router{.noise = c.router.noise, .gate = {.cosine = c.router.cosine}};
@@ -98,6 +107,9 @@ AnyLayer<B> make_layer(const Scope<B>& scope, const MoeConfig& c,
                     make_regularizers<B, SoftRouting<B>>(c.regularizers)};
   }
   const AnyRouter<B> router = registry.make(c.router);
+  if (router.own_gate() && (c.router.gate != "linear" || c.router.jitter != 0))
+    throw_config("moxie::make_layer: router '", c.router.name, "' brings its own gate: gate '",
+                 c.router.gate, "' and jitter ", c.router.jitter, " are not for it");
   if (router.ragged())
     detail::refuse_overflow(c.router.name, c.capacity, "its experts choose tokens and are always full");
   for (const RegularizerChoice& loss : c.regularizers)
