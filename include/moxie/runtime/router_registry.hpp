@@ -49,8 +49,9 @@ namespace detail {
 /// With the noise and the bias that the configuration asks for.
 template <Backend B, class R>
 AnyRouter<B> with_noise(const RouterConfig& c, R router) {
+  const AnyNoise noise = make_noise(c.noise_kind, c.noise);
   if (c.noise == 0) return router;
-  return WithNoise{make_noise(c.noise_kind, c.noise), router};
+  return WithNoise{noise, router};
 }
 template <Backend B, class R>
 AnyRouter<B> with_bias_and_noise(const RouterConfig& c, R router) {
@@ -131,7 +132,7 @@ class RouterRegistry {
     });
     add("hash", [](const RouterConfig& c) -> AnyRouter<B> {
       detail::refuse_bias(c);
-      return HashRouter{};
+      return HashRouter{.k = c.k};
     });
     add("uniform", [](const RouterConfig& c) -> AnyRouter<B> {
       detail::refuse_bias(c);
@@ -139,11 +140,11 @@ class RouterRegistry {
     });
   }
 
-  /// @throws config_error for a name that is taken
+  /// @throws config_error for a name that is taken; "soft" is
   RouterRegistry& add(std::string name, Make maker) {
-    for (const Entry& e : entries_)
-      if (e.name == name)
-        throw_config("moxie::RouterRegistry::add: the name '", name, "' is taken");
+    bool taken = name == "soft";
+    for (const Entry& e : entries_) taken = taken || e.name == name;
+    if (taken) throw_config("moxie::RouterRegistry::add: the name '", name, "' is taken");
     entries_.push_back({std::move(name), maker});
     return *this;
   }
