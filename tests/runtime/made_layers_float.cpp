@@ -1,0 +1,3 @@
+#include "runtime/made_layers_of.hpp"
+
+MOXIE_TEST_MADE_LAYERS(moxie::CpuBackend<float>)
