@@ -561,6 +561,12 @@ TEST_CASE("a pass that does not fit says what was expected") {
         "moxie::MoeLayer::forward: pass.routes may fill 16 rows, the tape has room for 4: use a "
         "capacity that holds them (Dropless in evaluation, say)");
 
+  CHECK(replay({.choice = ids.view(8, 2)}) ==
+        "moxie::MoeLayer::forward: pass.routes: token 0 has expert 0 twice, expected distinct experts");
+  const test::Buffer<std::int32_t, B> far(backend, 8, 4);
+  CHECK(replay({.choice = far.view(8, 1)}) ==
+        "moxie::MoeLayer::forward: pass.routes: choice(0, 0) is 4, expected an expert from 0 to 3, or -1 for "
+        "none");
   CHECK(forward(8, 5, 8, 3) == "no error");
   const auto backward = [&](Index rows, Index cols, Index dx_rows, Index dx_cols) {
     return message_of<error>([&] {

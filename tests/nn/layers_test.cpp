@@ -179,7 +179,8 @@ TEST_CASE("Layers say what is wrong with their arguments") {
 
   auto tape = make_tape(linear, 4);
   CHECK_THROWS_WITH_AS(linear.backward({p, 4, 2}, {}, tape),
-                       "moxie::Linear::backward: there was no forward on this tape, or one without "
+                       "moxie::Linear::backward: there was no forward on this tape since its last "
+                       "backward, or one without "
                        "gradients (Pass::gradients)",
                        config_error);
   CHECK_THROWS_WITH_AS(linear.forward({p, 2, 4}, {p, 2, 2}, tape, {}),
@@ -197,7 +198,8 @@ TEST_CASE("Layers say what is wrong with their arguments") {
   auto none = make_tape(linear, 4, Gradients::none);
   linear.forward({p, 2, 3}, {p + 50, 2, 2}, none, {});
   CHECK_THROWS_WITH_AS(linear.backward({p, 2, 2}, {}, none),
-                       "moxie::Linear::backward: there was no forward on this tape, or one without "
+                       "moxie::Linear::backward: there was no forward on this tape since its last "
+                       "backward, or one without "
                        "gradients (Gradients::none in make_tape)",
                        config_error);
 

@@ -21,10 +21,10 @@ class Arena {
  public:
   /// Measures.
   explicit Arena(Gradients gradients)
-      : gradients_(gradients), measuring_(true), top_(limit), bytes_(limit) {}
+      : gradients_(gradients), measuring_(true), top_(limit), lowest_top_(limit), bytes_(limit) {}
   /// Hands out `bytes` bytes at `base`, which is aligned to 256.
   Arena(Gradients gradients, std::byte* base, std::size_t bytes)
-      : gradients_(gradients), base_(base), top_(bytes), bytes_(bytes) {}
+      : gradients_(gradients), base_(base), top_(bytes), lowest_top_(bytes), bytes_(bytes) {}
 
   Gradients gradients() const noexcept { return gradients_; }
   bool wants_input() const noexcept { return gradients_ != Gradients::none; }
@@ -59,14 +59,15 @@ class Arena {
   MatrixView<T, typename B::Space> saved_for_weights(Index rows, Index cols) {
     return {take<T>(rows * cols, !wants_weights()), rows, cols};
   }
-  /// Lives as long as the tape, whatever gradients are wanted: routes, losses, statistics.
+  /// Lives as long as the tape, whatever gradients are wanted: routes, losses, statistics. A backward writes to the
+  /// scratch of earlier layers again, which what is merely saved by a later layer may overlap and this may not.
   template <class T>
   MatrixView<T, typename B::Space> kept(Index rows, Index cols) {
-    return {take<T>(rows * cols, false), rows, cols};
+    return {take<T>(rows * cols, false, lowest_top_), rows, cols};
   }
   template <class T>
   VectorView<T, typename B::Space> kept(Index size) {
-    return {take<T>(size, false), size};
+    return {take<T>(size, false, lowest_top_), size};
   }
   /// An arena inside this one, for parts whose sizes are known only at run time (whole networks as experts).
   Arena block(std::size_t bytes) {
@@ -76,7 +77,7 @@ class Arena {
   /// Forgets all that was handed out.
   void rewind() noexcept {
     used_ = 0;
-    top_ = bytes_;
+    top_ = lowest_top_ = bytes_;
   }
 
   /// Gives back the scratch taken since it was made.
@@ -98,18 +99,27 @@ class Arena {
 
   template <class T>
   T* take(Index count, bool from_above) {
+    return take<T>(count, from_above, top_);
+  }
+  /// Below `end`, which is top_ or less.
+  template <class T>
+  T* take(Index count, bool from_above, std::size_t end) {
     const std::size_t bytes =
         (static_cast<std::size_t>(count) * sizeof(T) + alignment - 1) / alignment * alignment;
-    if (bytes > top_ - used_)
-      throw_shape("moxie::Arena: exhausted: ", bytes, " bytes wanted, ", top_ - used_, " of ", bytes_,
-                  " left; was the tape bound for fewer rows than this pass has?");
+    if (end < used_ || bytes > end - used_)
+      throw_shape("moxie::Arena: exhausted: ", bytes, " bytes wanted, ", end < used_ ? 0 : end - used_,
+                  " of ", bytes_, " left",
+                  measuring_ ? "; is the number of rows right?"
+                             : "; was the tape bound for fewer rows than this pass has?");
     std::size_t at = used_;
     if (from_above) {
       at = top_ -= bytes;
+      if (top_ < lowest_top_) lowest_top_ = top_;
+      end = top_;
     } else {
       used_ += bytes;
     }
-    const std::size_t in_use = used_ + (bytes_ - top_);
+    const std::size_t in_use = used_ + (bytes_ - end);
     if (in_use > peak_) peak_ = in_use;
     return measuring_ ? nullptr : reinterpret_cast<T*>(base_ + at);
   }
@@ -119,6 +129,7 @@ class Arena {
   std::byte* base_ = nullptr;
   std::size_t used_ = 0;
   std::size_t top_ = 0;
+  std::size_t lowest_top_ = 0;  // so far: all scratch there ever was lies above it
   std::size_t bytes_ = 0;
   std::size_t peak_ = 0;
 };

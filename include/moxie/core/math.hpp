@@ -61,8 +61,7 @@ MOXIE_HD MOXIE_INLINE constexpr T lowest() {
   }
 }
 
-/// exp(x), within 2 units in the last place; x below -87.3 gives the smallest normal number's neighbourhood,
-/// above 88.3 a large finite one.
+/// exp(x), within 2 units in the last place for -87 <= x <= 88; below and above it is exp(-87) and exp(88).
 MOXIE_HD MOXIE_INLINE float exp(float x) {
   float y = select(x < -87.0F, -87.0F, x);
   y = select(y > 88.0F, 88.0F, y);

@@ -40,6 +40,7 @@ struct ParameterRange {
   };
   Run shared{};
   Run experts{};
+  std::string prefix{};  ///< of the names of its entries
 };
 
 /// The parameters of a model: named entries in one flat buffer of values, one of gradients, and one of buffers
@@ -90,17 +91,18 @@ class Parameters {
   }
 
   /// Values of an entry as a matrix (see ParameterEntry::rows). Shape [E*D, H] for an expert kernel [E, D, H].
+  /// Errors (of all that give views): config_error before `initialize`.
   ConstMatrix<B> value(Id id) const { return matrix(flat(entry(id)), entry(id)); }
   ConstVector<B> vector(Id id) const {
     return flat(entry(id)).middle(entry(id).offset, entry(id).size());
   }
-  Matrix<B> gradient(Id id) const { return matrix(gradients_.view(), entry(id)); }
+  Matrix<B> gradient(Id id) const { return matrix(laid_out(gradients_), entry(id)); }
   Vector<B> gradient_vector(Id id) const {
-    return gradients_.view().middle(entry(id).offset, entry(id).size());
+    return laid_out(gradients_).middle(entry(id).offset, entry(id).size());
   }
   /// A buffer entry, writable.
   Vector<B> buffer(Id id) const {
-    return buffers_.view().middle(entry(id).offset, entry(id).size());
+    return laid_out(buffers_).middle(entry(id).offset, entry(id).size());
   }
 
   /// All trained values, read-only.
@@ -116,23 +118,33 @@ class Parameters {
   std::uint64_t version() const noexcept { return version_; }
 
   /// Gradients accumulate (+=): call this before the first backward of a step.
-  void zero_gradients() { backend_->fill(gradients_.view(), T(0)); }
+  void zero_gradients() {
+    backend_->fill(gradients_.view(), T(0));
+    for (const std::unique_ptr<StepHook>& hook : hooks_) hook->zero_gradients(*this);
+  }
 
-  /// What a layer does to its buffers after each training step (the bias of loss-free balancing).
+  /// What a layer does to its buffers around each training step (the bias of loss-free balancing).
   class StepHook {
    public:
     virtual ~StepHook() = default;
+    /// With the gradients: forgets what was gathered for a step.
+    virtual void zero_gradients(const Parameters& parameters) = 0;
     virtual void after_step(const Parameters& parameters) = 0;
+    const std::string& prefix() const noexcept { return prefix_; }
 
    protected:
-    StepHook() = default;
+    explicit StepHook(std::string prefix) : prefix_(std::move(prefix)) {}  ///< of its layer's Scope
     StepHook(const StepHook&) = default;  // not public: a copy would be sliced
     StepHook& operator=(const StepHook&) = default;
+
+   private:
+    std::string prefix_;
   };
   void add_hook(std::unique_ptr<StepHook> hook) { hooks_.push_back(std::move(hook)); }
-  /// To be called once after each update of the trained values; train::Step does.
-  void after_step() const {
-    for (const std::unique_ptr<StepHook>& hook : hooks_) hook->after_step(*this);
+  /// To be called once after each update of the trained values of `range`; train::Step does.
+  void after_step(const ParameterRange& range = {}) const {
+    for (const std::unique_ptr<StepHook>& hook : hooks_)
+      if (hook->prefix().starts_with(range.prefix)) hook->after_step(*this);
   }
 
   const std::vector<ParameterEntry>& entries() const noexcept { return entries_; }
@@ -154,6 +166,7 @@ class Parameters {
                      "' do not lie together: '", e.name, "' is apart; give the prefix of one Scope");
       run.size += e.size();
     }
+    r.prefix = prefix;
     if (!found) throw_config("moxie::Parameters::range: no trained entry starts with '", prefix, "'");
     return r;
   }
@@ -174,7 +187,13 @@ class Parameters {
     buffers_ = Buffer<B, T>(*backend_, buffers);
     initialized_ = true;
   }
-  Vector<B> flat(const ParameterEntry& e) const { return (e.trained ? values_ : buffers_).view(); }
+  Vector<B> laid_out(const Buffer<B, T>& buffer) const {
+    if (!initialized_)
+      throw_config("moxie::Parameters: they are not initialized: call parameters().initialize(seed) once all "
+                   "layers of the model are declared");
+    return buffer.view();
+  }
+  Vector<B> flat(const ParameterEntry& e) const { return laid_out(e.trained ? values_ : buffers_); }
   static Matrix<B> matrix(Vector<B> flat, const ParameterEntry& e) {
     return {flat.data + e.offset, e.rows(), e.cols()};
   }

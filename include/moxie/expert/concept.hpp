@@ -26,6 +26,14 @@ struct ExpertShape {
   Index width = 0;
 };
 
+namespace detail {
+/// @throws config_error for an output width below 0; 0 stands for the width of a token
+inline void check_output(const char* who, Index output) {
+  if (output < 0)
+    throw_config(who, ": output is ", output, ", expected >= 0 (0 = the width of a token)");
+}
+}  // namespace detail
+
 template <class X, class B>
 concept Expert =
     Backend<B> && requires(const X& x, B& b, Arena<B>& arena, const Scope<B>& scope,

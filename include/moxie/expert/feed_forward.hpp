@@ -35,6 +35,7 @@ struct FeedForward {
   template <Backend B>
   void declare(const Scope<B>& scope, const ExpertShape& s, State<B>& state) const {
     if (hidden < 1) throw_config("moxie::FeedForward: hidden is ", hidden, ", expected >= 1");
+    detail::check_output("moxie::FeedForward", output);
     const Index out = output_width(s.width);
     const Scope<B> one = scope / "Mlp" / "Dense_0";
     const Scope<B> two = scope / "Mlp" / "Dense_1";

@@ -81,6 +81,7 @@ struct GatedFeedForward {
   template <Backend B>
   void declare(const Scope<B>& scope, const ExpertShape& s, State<B>& state) const {
     if (hidden < 1) throw_config("moxie::GatedFeedForward: hidden is ", hidden, ", expected >= 1");
+    detail::check_output("moxie::GatedFeedForward", output);
     const Index out = output_width(s.width);
     const Scope<B> one = scope / "Mlp" / "Dense_0";
     const Scope<B> two = scope / "Mlp" / "Dense_1";

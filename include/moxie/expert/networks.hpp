@@ -101,6 +101,7 @@ struct Networks {
   void declare(const Scope<B>& scope, const ExpertShape& s, State<B>& state) const {
     state.networks.clear();
     state.networks.reserve(static_cast<std::size_t>(s.experts));
+    detail::check_output("moxie::Networks", output);
     const Index out = output_width(s.width);
     for (Index e = 0; e < s.experts; ++e) {
       state.networks.push_back(make(scope / std::to_string(e)));

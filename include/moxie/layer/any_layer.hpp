@@ -68,7 +68,12 @@ class AnyLayer {
     inline static const char type_tag = 0;  // its address names the type
 
     explicit Model(L l) : layer(std::move(l)) {}
-    static typename L::Tape& open(Tape& tape) { return static_cast<Held&>(*tape.held).tape; }
+    static typename L::Tape& open(Tape& tape) {
+      if (tape.type != &type_tag)
+        throw_config("moxie::AnyLayer: this tape was ", tape.type == nullptr ? "never bound" : "bound by a layer of another type",
+                     ": make it with make_tape of this layer");
+      return static_cast<Held&>(*tape.held).tape;
+    }
 
     Index input_width() const override { return layer.input_width(); }
     Index output_width() const override { return layer.output_width(); }

@@ -23,6 +23,7 @@
 ///  * `y` may not overlap `x`, nor dx dy;
 ///  * a tape bound for n rows serves any pass of at most n rows; forward is const and tapes are independent, so
 ///    several may be pending, on several threads;
+///  * one backward a forward: layers made of layers overwrite what they saved while they go back;
 ///  * a wrong shape is a shape_error before anything is written.
 namespace moxie {
 

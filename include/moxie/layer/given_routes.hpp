@@ -108,13 +108,6 @@ void check_given(const Routes<B>& given, const RoutingShape& s, Index room) {
   if (!by_rank && (given.choice.rows != s.tokens || given.choice.cols > s.choices))
     throw_shape("moxie::MoeLayer::forward: pass.routes: choice is [", given.choice.rows, " x ",
                 given.choice.cols, "], expected [", s.tokens, " x at most ", s.choices, "]");
-  if constexpr (std::same_as<typename B::Space, HostSpace>) {  // on a device they count as "none"
-    for (Index t = 0; t < given.choice.rows; ++t)
-      for (Index k = 0; k < given.choice.cols; ++k)
-        if (const Index e = given.choice(t, k); e < -1 || e >= s.experts)
-          throw_config("moxie::MoeLayer::forward: pass.routes: choice(", t, ", ", k, ") is ", e,
-                       ", expected an expert from 0 to ", s.experts - 1, ", or -1 for none");
-  }
   const Index columns = by_rank ? 1 : given.choice.cols;
   if (given.weights == Routes<B>::Weights::given &&
       (given.weight.rows != s.tokens || given.weight.cols != columns))
@@ -126,6 +119,19 @@ void check_given(const Routes<B>& given, const RoutingShape& s, Index room) {
     throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", most,
                 " rows, the tape has room for ", room,
                 ": use a capacity that holds them (Dropless in evaluation, say)");
+  if constexpr (std::same_as<typename B::Space, HostSpace>) {  // on a device they count as "none"
+    for (Index t = 0; t < given.choice.rows; ++t)
+      for (Index k = 0; k < given.choice.cols; ++k)
+        if (const Index e = given.choice(t, k); e < -1 || e >= s.experts)
+          throw_config("moxie::MoeLayer::forward: pass.routes: choice(", t, ", ", k, ") is ", e,
+                       ", expected an expert from 0 to ", s.experts - 1, ", or -1 for none");
+    for (Index t = 0; t < given.choice.rows; ++t)
+      for (Index k = 1; k < given.choice.cols; ++k)
+        for (Index j = 0; j < k; ++j)
+          if (given.choice(t, k) >= 0 && given.choice(t, k) == given.choice(t, j))
+            throw_config("moxie::MoeLayer::forward: pass.routes: token ", t, " has expert ",
+                         given.choice(t, k), " twice, expected distinct experts");
+  }
 }
 
 }  // namespace moxie::detail

@@ -34,6 +34,7 @@ struct DispatcherOf {
   using type = GatherDispatcher;
 };
 template <class R, class B>
+  requires(!requires { typename R::DispatcherType; })
 struct DispatcherOf<R, SoftRouting<B>> {
   using type = SoftDispatcher;
 };
@@ -64,6 +65,8 @@ struct GateOf<R> {
 /// The number of slots of a soft router is a matter of construction: the capacity's for `shape.group` tokens, or a
 /// FixedCapacity's. Where experts choose (or slots are soft), a group that spans several images makes the result of one
 /// depend on the others: give `shape.group` the tokens of one image.
+///
+/// Copies share the parameters.
 ///
 /// Thread safety: forward and backward are const; one tape belongs to one pass at a time.
 template <Backend B, class R, Capacity C, class X, class... A>
@@ -107,8 +110,10 @@ class MoeLayer {
     Context<B> context;
     ConstMatrix<B> x;
     Rows<B> dispatched;
-    bool frozen = false;
+    bool given = false;   // choices came from outside ...
+    bool frozen = false;  // ... and weights
     bool regularized = false;
+    bool ready = false;  // the last forward ended
   };
 
   /// Owns its parameters.   @throws config_error for sizes or hyper-parameters that make no sense
@@ -141,6 +146,15 @@ class MoeLayer {
     if constexpr (soft) {
       slots_ = soft_slots();
     }
+    if constexpr (!soft && !ComposedRouter<R, B>)
+      if (detail::reroutes<B>(capacity_))
+        throw_config("moxie::MoeLayer: the capacity gives overflowing choices another expert, but this router "
+                     "has no weigh");
+    for_each_regularizer([](const auto& a, std::size_t) {
+      if (!math::is_finite(static_cast<double>(a.weight)))
+        throw_config("moxie::MoeLayer: the weight of the regularizer '", a.name, "' is ", a.weight,
+                     ", expected a finite number");
+    });
     if (returns_dropped(capacity_) && output_width() != shape.width)
       throw_config("moxie::MoeLayer: dropped weight is returned to the token itself (IdentityOverflow), but "
                    "the experts map a width of ", shape.width, " to ", output_width(),
@@ -219,6 +233,7 @@ class MoeLayer {
       if (s.rows > t.routing.bound_rows()) s.rows = t.routing.bound_rows();
     }
     check_pass(s, t, pass, given);
+    t.ready = false;
     B& b = backend();
     RoutingType& r = t.routing;
     r.resize(s, wants_noise() && pass.mode == Mode::train);
@@ -235,7 +250,8 @@ class MoeLayer {
                  .first_token = pass.first_token,
                  .mask = pass.mask,
                  .pairs = pass.pairs};
-    t.frozen = !given.empty() && given.weights != Routes<B>::Weights::gate;
+    t.given = !given.empty();
+    t.frozen = t.given && given.weights != Routes<B>::Weights::gate;
     gate_.forward(b, t.context, parameters(), gate_state_, x, r.logits, t.gate);
     first_non_finite(b, ConstVector<B>(r.logits.data, r.logits.size()), r.status, t.check);
     if constexpr (std::same_as<typename B::Space, HostSpace>) check(t);
@@ -248,6 +264,7 @@ class MoeLayer {
     if constexpr (!soft)
       if (returns_dropped(capacity_) && !r.first) return_dropped(b, r, x, y);
     regularize(t, pass);
+    t.ready = true;
   }
 
   /// dx = gradient of the last forward's x (empty: not computed) for the gradient dy of y, regularizers included;
@@ -258,6 +275,8 @@ class MoeLayer {
     const Gradients gradients = t.context.gradients;
     if (gradients == Gradients::none)
       throw_shape("moxie::MoeLayer::backward: this tape or pass was made without gradients");
+    if (!t.ready)
+      throw_shape("moxie::MoeLayer::backward: the last forward on this tape ended with an error");
     B& b = backend();
     RoutingType& r = t.routing;
     RoutingGradients<RoutingType> d = t.d.begin(b, r);
@@ -282,7 +301,7 @@ class MoeLayer {
     gate_.backward(b, t.context, parameters(), gate_state_, t.x, ConstMatrix<B>(d.logits), dx,
                    gradients == Gradients::all, t.gate);
     if constexpr (!soft)
-      if (bias_.active() && gradients == Gradients::all && t.context.mode == Mode::train)
+      if (bias_.active() && !t.given && gradients == Gradients::all && t.context.mode == Mode::train)
         bias_.count(b, parameters(), r, t.count);
   }
 
@@ -444,12 +463,7 @@ class MoeLayer {
   }
   /// The weights of choices that the overflow policy changed.
   void weigh(RoutingType& r, Tape& t) const {
-    if constexpr (ComposedRouter<R, B>) {
-      router_.weigh(backend(), t.context, r);
-    } else {
-      throw_config("moxie::MoeLayer::forward: the capacity gives overflowing choices another expert, but "
-                   "this router has no weigh");
-    }
+    if constexpr (ComposedRouter<R, B>) router_.weigh(backend(), t.context, r);
   }
   template <class F>
   void for_each_regularizer(const F& f) const {

@@ -7,6 +7,7 @@ namespace moxie {
 /// Bytes that a tape of `layer` takes for passes of up to `rows` rows.
 template <Layer L>
 std::size_t tape_bytes(const L& layer, Index rows, Gradients gradients) {
+  if (rows < 0) throw_shape("moxie::make_tape: rows is ", rows, ", expected >= 0");
   Arena<typename L::BackendType> arena(gradients);
   typename L::Tape tape;
   layer.bind(arena, rows, tape);

@@ -12,6 +12,7 @@ struct PassState {
   Index bound = 0;                        ///< rows the tape was made for
   Gradients limit = Gradients::none;      ///< what the tape was made for
   Gradients gradients = Gradients::none;  ///< what its last forward promised: at most `limit`
+  Gradients when_done = Gradients::none;  ///< the same, while parts of a forward are still to come
 
   void bind(const Arena<B>& arena, Index rows) {
     *this = {};
@@ -24,9 +25,21 @@ struct PassState {
     x = input;
     gradients = pass.gradients < limit ? pass.gradients : limit;
   }
+  /// The same for a layer made of layers: one of them may refuse after others have written, so there is nothing to go
+  /// back from until `end_forward`.
+  void begin_forward_of_parts(const char* who, ConstMatrix<B> input, Matrix<B> y, Index in, Index out,
+                              const Pass<B>& pass) {
+    begin_forward(who, input, y, in, out, pass);
+    when_done = gradients;
+    gradients = Gradients::none;
+  }
+  void end_forward() { gradients = when_done; }
+  /// Parts share scratch with what others saved: one backward a forward.
+  void end_backward() { gradients = Gradients::none; }
   void begin_backward(const char* who, ConstMatrix<B> dy, Matrix<B> dx, Index in, Index out) const {
     if (gradients == Gradients::none)
-      throw_config(who, "::backward: there was no forward on this tape, or one without gradients (",
+      throw_config(who, "::backward: there was no forward on this tape since its last backward, or one without "
+                   "gradients (",
                    limit == Gradients::none ? "Gradients::none in make_tape" : "Pass::gradients",
                    ")");
     check_backward<B>(who, dy, dx, x.rows, in, out);

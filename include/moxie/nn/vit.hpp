@@ -132,9 +132,12 @@ class Vit {
     head_.bind(arena, images, t.head);
   }
   void forward(ConstMatrix<B> x, Matrix<B> y, Tape& t, const Pass<B>& pass) const {
-    t.state.begin_forward(who, x, y, input_width(), output_width(), pass);
+    t.state.begin_forward_of_parts(who, x, y, input_width(), output_width(), pass);
     const Index images = x.rows;
     const Index rows = images * config_.tokens();
+    if (pass.mask && pass.mask.size != rows)
+      throw_shape(who, "::forward: pass.mask has ", pass.mask.size, " entries, expected one for each of the ",
+                  rows, " tokens (", config_.tokens(), " an image)");
     embed(x, t, pass);
     Index moe_layer = pass.moe_layer;
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
@@ -145,6 +148,7 @@ class Vit {
     norm_.forward(t.stream.back().top(rows), t.normed.top(rows), t.norm, pass);
     pooling_.forward(by_image(t.normed, images), t.pooled.top(images), t.pooling, pass);
     head_.forward(t.pooled.top(images), y, t.head, pass);
+    t.state.end_forward();
   }
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
     t.state.begin_backward(who, dy, dx, input_width(), output_width());
@@ -158,6 +162,7 @@ class Vit {
     for (std::size_t i = blocks_.size(); i-- > 0; std::swap(d, next))
       blocks_[i].backward(d, next, t.blocks[i]);
     embed_backward(by_image(d, images), dx, t);
+    t.state.end_backward();
   }
 
  private:

@@ -102,6 +102,9 @@ struct SparseTokenStep {
     if (!(mask && mask[t] == 0)) {
       gradient = -1;
       for (Index e = 0; e < entry.similarity.cols; ++e) gradient += entry(g, t, e);
+      // Where all columns are full the gradient is 0 but for rounding, which Adam would make whole steps of.
+      constexpr T rounding = sizeof(T) == sizeof(float) ? T(16 * 1.2e-7) : T(16 * 2.3e-16);
+      if (math::abs(gradient) < rounding * static_cast<T>(entry.similarity.cols)) gradient = 0;
       adam(gradient, m.first.data[t], m.second.data[t], m.potential.data[t]);
     }
     m.gradient.data[t] = gradient;

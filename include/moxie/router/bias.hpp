@@ -95,7 +95,7 @@ class BiasState {
     if (!active()) return;
     bias_ = (scope / "Router").add_buffer("bias", {experts});
     count_ = (scope / "Router").add_buffer("selections", {experts});
-    scope.parameters->add_hook(std::make_unique<Move>(*this));
+    scope.parameters->add_hook(std::make_unique<Move>(scope.prefix, *this));
   }
   /// [E], empty without balancing
   ConstVector<B> bias(const Parameters<B>& p) const {
@@ -111,7 +111,11 @@ class BiasState {
 
  private:
   struct Move final : Parameters<B>::StepHook {
-    explicit Move(const BiasState& s) : state(s) {}
+    Move(std::string prefix, const BiasState& s)
+        : Parameters<B>::StepHook(std::move(prefix)), state(s) {}
+    void zero_gradients(const Parameters<B>& p) override {
+      p.backend().fill(p.buffer(state.count_), typename B::Scalar(0));
+    }
     void after_step(const Parameters<B>& p) override {
       p.backend().for_each(
           1, detail::MoveBias<B>{p.buffer(state.bias_), p.buffer(state.count_), state.rate_});

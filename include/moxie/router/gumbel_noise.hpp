@@ -35,11 +35,15 @@ struct AddGumbel {
 struct GumbelNoise {
   double scale = 1.0;
 
+  /// @throws config_error unless 0 <= scale <= 1e30
+  void check(Index /*experts*/) const {
+    if (!(scale >= 0 && scale <= 1e30))  // logits stay finite, in float as well
+      throw_config("moxie::GumbelNoise: scale is ", scale, ", expected 0 to 1e30");
+  }
   /// out = in + noise; returns the noise's standard deviation.
-  /// @throws config_error unless scale >= 0
   template <Backend B>
   double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
-    if (!(scale >= 0)) throw_config("moxie::GumbelNoise: scale is ", scale, ", expected >= 0");
+    check(in.cols);
     b.for_each(in.rows, in.cols,
                detail::AddGumbel<B>{in, out, ctx.random("router noise"), ctx.first_token, scale});
     return scale * 1.2825498301618641;  // pi / sqrt(6)

@@ -30,9 +30,12 @@ struct GaussianNoise {
   bool per_expert = true;
 
   double scale(Index experts) const {
-    if (!(std >= 0)) throw_config("moxie::GaussianNoise: std is ", std, ", expected >= 0");
+    if (!(std >= 0 && std <= 1e30))  // logits stay finite, in float as well
+      throw_config("moxie::GaussianNoise: std is ", std, ", expected 0 to 1e30");
     return per_expert ? std / static_cast<double>(experts) : std;
   }
+  /// @throws config_error unless 0 <= std <= 1e30
+  void check(Index experts) const { (void)scale(experts); }
   /// out = in + noise; returns the noise's standard deviation.
   template <Backend B>
   double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
@@ -55,6 +58,11 @@ struct WithNoise : R {
   constexpr WithNoise(Noise added, R base) : R(base), noise(added) {}
 
   bool noisy() const { return true; }
+  /// @throws config_error for hyper-parameters of noise or router that make no sense
+  void check(Index experts) const {
+    if constexpr (requires { noise.check(experts); }) noise.check(experts);
+    if constexpr (requires(const R& r) { r.check(experts); }) R::check(experts);
+  }
   template <Backend B>
   void score(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
     if (r.noisy()) r.noise_std = noise.add(b, ctx, ConstMatrix<B>(r.logits), r.noisy_logits);

@@ -49,6 +49,34 @@ struct GradientReport {
 
 namespace detail {
 
+/// All that a visitor is shown, to be compared.
+template <Backend B>
+class RoutingSnapshot final : public RoutingVisitor<B> {
+ public:
+  explicit RoutingSnapshot(B& backend) : backend_(backend) {}
+  void sparse(const SparseRouting<B>& r) override {
+    for (const Matrix<B>* m : {&r.logits, &r.noisy_logits, &r.probs, &r.noisy_probs, &r.plan}) add(*m);
+    if (r.first) return;  // ragged lists have room that is not filled
+    add(r.weight);
+    for (const IntMatrix<B>* m : {&r.choice, &r.slot, &r.row}) add(*m);
+  }
+  void soft(const SoftRouting<B>& r) override { add(r.probs); }
+  void losses(std::span<const std::string_view>, ConstVector<B> values) override {
+    add(ConstMatrix<B>(values.data, 1, values.size));
+  }
+  std::vector<double> seen;
+
+ private:
+  template <class M>
+  void add(const M& m) {
+    std::vector<std::remove_const_t<std::remove_pointer_t<decltype(m.data)>>> host(
+        static_cast<std::size_t>(m.size()));
+    if (!host.empty()) backend_.copy_to_host(host.data(), m.data, host.size() * sizeof(host[0]));
+    seen.insert(seen.end(), host.begin(), host.end());
+  }
+  B& backend_;
+};
+
 template <Backend B>
 class LossSum final : public RoutingVisitor<B> {
  public:
@@ -271,6 +299,21 @@ class GradientChecker {
       expect(
           near(apart.y, full.y) && near(apart.dx, full.dx) && near(apart.gradients, full.gradients),
           "rows with gaps between them give other results");
+    }
+    if constexpr (requires(RoutingSnapshot<B>& v) { layer_.visit_routing(tape, v); }) {
+      PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+      PaddedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
+      const PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+      const PaddedRows<B> dx(backend_, rows_, layer_.input_width(), 0);
+      x.set(x_);
+      dy.set(w_);
+      RoutingSnapshot<B> before(backend_);
+      RoutingSnapshot<B> after(backend_);
+      layer_.forward(x.view(), y.view(), tape, told(Gradients::all));
+      layer_.visit_routing(tape, before);
+      layer_.backward(dy.view(), dx.view(), tape);
+      layer_.visit_routing(tape, after);
+      expect(before.seen == after.seen, "a backward changes the routing that the tape shows");
     }
     refuses(tape);
     if (options_.allocations != nullptr) allocates_nothing(tape);

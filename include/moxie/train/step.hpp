@@ -60,7 +60,7 @@ class Step {
     }
     if (options_.check_finite) check_finite(pass.step);
     optimizer_.update(parameters, range_, optimizer_state_, learning_rate);
-    parameters.after_step();
+    parameters.after_step(range_);
   }
 
   /// Scores and losses of the last batch.
