@@ -31,6 +31,9 @@ struct AnyNoise {
   double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
     return std::visit([&](const auto& noise) { return noise.add(b, ctx, in, out); }, kind);
   }
+  void check(Index experts) const {
+    std::visit([&](const auto& noise) { noise.check(experts); }, kind);
+  }
   friend bool operator==(const AnyNoise&, const AnyNoise&) = default;
 };
 
