@@ -91,6 +91,11 @@ class Routers(unittest.TestCase):
         for loop in ("naive_loop", "eigen_loop"):
             self.assertEqual(work[loop, "forward_backward"], work["softmax_token_choice", "forward_backward"])
 
+        # the loops agree with the layer where the gate's gradient vanishes, too: measure() finds errors
+        self.assertEqual(len(self.measure("--routers=naive_loop,eigen_loop", "--logits=collapse", "--passes=backward",
+                                          "--capacities=dropless,slots-5")), 4)
+        self.measure("--routers=softmax_token_choice,dense", "--logits=zipf")
+
         out = io.StringIO()
         page = self.folder / "page.html"
         with contextlib.redirect_stdout(out):
