@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <string>
+#include <vector>
 
 namespace vmoe {
 namespace {
@@ -24,31 +26,49 @@ std::string base64(const std::uint8_t* data, std::size_t size) {
   return out;
 }
 
-/// routes[layer][image][patch] = experts, -1 for a dropped choice.
+/// routes[layer][image][patch] = experts, -1 for a dropped choice; of soft routing the k that weigh most, the most first.
 class RouteReader final : public moxie::RoutingVisitor<Backend> {
  public:
-  RouteReader(Index images, const moxie::VitConfig& vit) : images_(images), vit_(vit) {}
+  RouteReader(Index images, const moxie::VitConfig& vit, Index k)
+      : images_(images), vit_(vit), k_(k) {}
   void sparse(const moxie::SparseRouting<Backend>& r) override {
+    read([&r](Index token) {
+      json experts = json::array();
+      for (Index a = r.begin(token); a < r.end(token); ++a)
+        experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
+      return experts;
+    });
+  }
+  void soft(const moxie::SoftRouting<Backend>& r) override {
+    read([&r, this](Index token) {
+      std::vector<Index> order(to_size(r.probs.cols));
+      std::iota(order.begin(), order.end(), Index{0});
+      std::stable_sort(order.begin(), order.end(),
+                       [&](Index a, Index b) { return r.probs(token, a) > r.probs(token, b); });
+      order.resize(std::min(order.size(), to_size(k_)));
+      return json(order);
+    });
+  }
+  std::vector<json> layers;
+
+ private:
+  template <class F>
+  void read(const F& experts_of) {
     const Index skipped = vit_.class_token() ? 1 : 0;
     json layer = json::array();
     for (Index image = 0; image < images_; ++image) {
       json patches = json::array();
       for (Index token = image * vit_.tokens() + skipped; token < (image + 1) * vit_.tokens();
-           ++token) {
-        json experts = json::array();
-        for (Index a = r.begin(token); a < r.end(token); ++a)
-          experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
-        patches.push_back(std::move(experts));
-      }
+           ++token)
+        patches.push_back(experts_of(token));
       layer.push_back(std::move(patches));
     }
     layers.push_back(std::move(layer));
   }
-  std::vector<json> layers;
 
- private:
   Index images_;
   const moxie::VitConfig& vit_;
+  Index k_;
 };
 
 /// The i-th image of each class before the i+1-th of any.
@@ -79,6 +99,7 @@ json sample_routing(Evaluator& evaluator, const ModelPlan& plan, const Options& 
   const moxie::VitConfig& vit = plan.vit;
   json out = {{"patch", vit.patch},         {"grid", {vit.grid().down, vit.grid().across}},
               {"experts", options.experts}, {"k", options.k},
+              {"router", options.router},
               {"classes", data.classes},    {"layers", json::array()},
               {"images", json::array()}};
   for (const Index block : vit.moe_blocks) out["layers"].push_back({{"block", block}});
@@ -94,7 +115,7 @@ json sample_routing(Evaluator& evaluator, const ModelPlan& plan, const Options& 
   std::vector<float> inputs(to_size(whole * batches.row_values()));
   batches.fill(batches.epoch(0), 0, {.images = inputs});
   const std::vector<float>& scores = evaluator.scores(inputs, samples.count);
-  RouteReader reader(samples.count, vit);
+  RouteReader reader(samples.count, vit, options.k);
   evaluator.visit(reader);
 
   for (Index i = 0; i < samples.count; ++i) {

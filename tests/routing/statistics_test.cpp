@@ -106,3 +106,16 @@ TEST_CASE_TEMPLATE("soft routing reports the mass of each expert", B, MOXIE_TEST
   CHECK(s.experts_per_token() == doctest::Approx(1));
   CHECK(s.max_violation() == doctest::Approx(0.25));
 }
+
+TEST_CASE("the logarithm of a probability is that of the library") {
+  for (int i = 1; i <= 200000; ++i) {
+    const float p = static_cast<float>(i) / 200000.0F;
+    CHECK(std::fabs(detail::log_probability(p) - std::log(p)) <=
+          2e-7F * std::fmax(1.0F, std::fabs(std::log(p))));
+  }
+  for (float p = 1; p > 1.2e-38F; p *= 0.71F)
+    CHECK(std::fabs(detail::log_probability(p) - std::log(p)) <= 2e-7F * std::fmax(1.0F, -std::log(p)));
+  CHECK(detail::log_probability(0.0F) == 0);
+  CHECK(detail::log_probability(1e-40F) == 0);
+  CHECK(detail::log_probability(0.0) == 0);
+}

@@ -15,16 +15,25 @@ concept Activation = requires(T x) {
   { A::derivative(x) } -> std::same_as<T>;
 };
 
+namespace detail {
+/// sigmoid(x), and 0 below -40, where it is 4e-18: what is multiplied with less soon is a denormal number, and a product of
+/// those takes ten times as long.
+template <std::floating_point T>
+MOXIE_HD MOXIE_INLINE T gate_sigmoid(T x) {
+  return math::select(x < T(-40), T(0), math::sigmoid(x));
+}
+}  // namespace detail
+
 /// x Phi(x) in the tanh approximation, 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), as V-MoE and flax.
 /// Computed as x sigmoid(2u), which is the same function.
 struct Gelu {
   template <std::floating_point T>
   MOXIE_HD MOXIE_INLINE static T value(T x) {
-    return x * math::sigmoid(twice_u(x));
+    return x * detail::gate_sigmoid(twice_u(x));
   }
   template <std::floating_point T>
   MOXIE_HD MOXIE_INLINE static T derivative(T x) {
-    const T s = math::sigmoid(twice_u(x));
+    const T s = detail::gate_sigmoid(twice_u(x));
     return s + x * s * (T(1) - s) * T(1.5957691216057308) * (T(1) + T(0.134145) * x * x);
   }
 
@@ -63,11 +72,11 @@ struct Relu {
 struct Silu {
   template <std::floating_point T>
   MOXIE_HD MOXIE_INLINE static T value(T x) {
-    return x * math::sigmoid(x);
+    return x * detail::gate_sigmoid(x);
   }
   template <std::floating_point T>
   MOXIE_HD MOXIE_INLINE static T derivative(T x) {
-    const T s = math::sigmoid(x);
+    const T s = detail::gate_sigmoid(x);
     return s + x * s * (T(1) - s);
   }
 };

@@ -64,90 +64,124 @@ struct RoutingStatistics {
 };
 
 namespace detail {
-/// One row a token: {counts, entropy, margin, has a margin, unrouted}.
+/// What a token adds: 1, entropy, margin, whether it has a margin, whether no expert took it.
 inline constexpr Index token_statistics = 5;
+/// Tokens that one partial sum covers: part of the result.
+inline constexpr Index statistics_chunk = 64;
 
+/// log(p) for 2^-126 <= p <= 1, within 2e-7 of it or of 1, without a call, so that loops over it vectorise; 0 below.
+MOXIE_HD MOXIE_INLINE float log_probability(float p) {
+  const std::int32_t bits = math::detail::bits<std::int32_t>(p);
+  const std::int32_t shifted = bits - 0x3f3504f3;  // sqrt(1/2): the fraction is in [sqrt(1/2), sqrt(2))
+  const float exponent = static_cast<float>(shifted >> 23);
+  const float m = math::detail::bits<float>((shifted & 0x007fffff) + 0x3f3504f3) - 1.0F;
+  float s = 7.0376836292e-2F;
+  s = s * m - 1.1514610310e-1F;
+  s = s * m + 1.1676998740e-1F;
+  s = s * m - 1.2420140846e-1F;
+  s = s * m + 1.4249322787e-1F;
+  s = s * m - 1.6668057665e-1F;
+  s = s * m + 2.0000714765e-1F;
+  s = s * m - 2.4999993993e-1F;
+  s = s * m + 3.3333331174e-1F;
+  const float log = m - 0.5F * m * m + s * m * m * m + exponent * 0.69314718F;
+  return math::select(bits < 0x00800000, 0.0F, log);
+}
+MOXIE_HD MOXIE_INLINE double log_probability(double p) { return p > 0 ? math::log(p) : 0.0; }
+
+/// Of numbers >= 0, which are divided by their sum first; nats.
 template <class T>
 MOXIE_HD MOXIE_INLINE T entropy_of(const T* p, Index n) {
   const T sum = strip_sum<T>(n, [=](Index j) { return p[j]; });
   if (!(sum > 0)) return 0;
-  const T inner = strip_sum<T>(n, [=](Index j) { return p[j] > 0 ? p[j] * math::log(p[j]) : T(0); });
+  const T inner = strip_sum<T>(n, [=](Index j) { return p[j] * log_probability(p[j]); });
   return math::log(sum) - inner / sum;
 }
 
+/// sums[chunk, :] of a chunk of tokens: [E] selected, [E] kept, then those of the token.
 template <Backend B>
-struct SparseTokenStatistics {
+struct SparseStatistics {
   SparseRouting<B> r;
-  Matrix<B> out;
+  Matrix<B> sums;
 
-  MOXIE_HD void operator()(Index t) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index chunk) const {
     using T = typename B::Scalar;
-    T* o = out.row(t);
-    for (Index i = 0; i < token_statistics; ++i) o[i] = 0;
-    if (r.mask && r.mask[t] == 0) return;
-    o[0] = 1;
-    o[1] = entropy_of(r.probs.row(t), r.probs.cols);
-    Index kept = 0;
-    for (Index a = r.begin(t); a < r.end(t); ++a) kept += r.row.data[a] >= 0 ? 1 : 0;
-    o[4] = kept == 0 ? T(1) : T(0);
-    if (!r.first) margin(t, o);
-  }
-  MOXIE_HD void margin(Index t, typename B::Scalar* o) const {
-    const auto* score = r.plan ? r.plan.row(t) : r.noisy_probs.row(t);
-    Index least = -1;
-    Index next = -1;
-    for (Index e = 0; e < r.shape.experts; ++e) {
-      bool chosen = false;
-      for (Index k = 0; k < r.choice.cols; ++k) chosen = chosen || r.choice(t, k) == e;
-      if (chosen && (least < 0 || score[e] < score[least])) least = e;
-      if (!chosen && (next < 0 || score[e] > score[next])) next = e;
+    const Index experts = r.shape.experts;
+    T* own = sums.row(chunk);
+    for (Index c = 0; c < sums.cols; ++c) own[c] = 0;
+    T* token = own + 2 * experts;
+    const Index last = (chunk + 1) * statistics_chunk;
+    for (Index t = chunk * statistics_chunk; t < last && t < r.shape.tokens; ++t) {
+      if (r.mask && r.mask[t] == 0) continue;
+      Index kept = 0;
+      for (Index a = r.begin(t); a < r.end(t); ++a) {
+        const Index e = r.choice.data[a];
+        if (e < 0) continue;
+        own[e] += 1;
+        if (r.row.data[a] < 0) continue;
+        own[experts + e] += 1;
+        ++kept;
+      }
+      token[0] += 1;
+      token[1] += entropy_of(r.probs.row(t), r.probs.cols);
+      if (kept == 0) token[4] += 1;
+      if (!r.first) add_margin(t, token);
     }
-    if (least < 0 || next < 0) return;
-    o[2] = score[least] - score[next];
-    o[3] = 1;
   }
-};
-template <Backend B>
-struct SoftTokenStatistics {
-  SoftRouting<B> r;
-  Matrix<B> out;
-
-  MOXIE_HD void operator()(Index t) const {
+  MOXIE_HD MOXIE_INLINE void add_margin(Index t, typename B::Scalar* token) const {
     using T = typename B::Scalar;
-    T* o = out.row(t);
-    for (Index i = 0; i < token_statistics; ++i) o[i] = 0;
-    if (r.mask && r.mask[t] == 0) return;
-    o[0] = 1;
-    o[1] = entropy_of(r.probs.row(t), r.probs.cols);
-  }
-};
-
-/// Columns: [E] selected, [E] kept, then those of the token.
-template <Backend B>
-struct SparseStatistic {
-  static constexpr bool one_level = true;
-  SparseRouting<B> r;
-  ConstMatrix<B> of_token;
-
-  MOXIE_HD typename B::Scalar operator()(Index t, Index c) const {
-    const Index experts = r.shape.experts;
-    if (c >= 2 * experts) return of_token(t, c - 2 * experts);
-    const Index e = c % experts;
-    int count = 0;
-    for (Index a = r.begin(t); a < r.end(t); ++a)
-      count += r.choice.data[a] == e && (c < experts || r.row.data[a] >= 0) ? 1 : 0;
-    return static_cast<typename B::Scalar>(count);
+    const T* score = r.plan ? r.plan.row(t) : r.noisy_probs.row(t);
+    T least = -math::lowest<T>();
+    Index chosen = 0;
+    for (Index k = 0; k < r.choice.cols; ++k) {
+      if (r.choice(t, k) < 0) continue;
+      const T own = score[r.choice(t, k)];
+      least = own < least ? own : least;
+      ++chosen;
+    }
+    if (chosen == 0 || chosen == r.shape.experts) return;
+    T next = math::lowest<T>();
+    for (Index e = 0; e < r.shape.experts; ++e) {
+      bool mine = false;
+      for (Index k = 0; k < r.choice.cols; ++k) mine = mine || r.choice(t, k) == e;
+      if (!mine) next = math::maximum(next, score[e]);
+    }
+    token[2] += least - next;
+    token[3] += 1;
   }
 };
 template <Backend B>
-struct SoftStatistic {
-  static constexpr bool one_level = true;
+struct SoftStatistics {
   SoftRouting<B> r;
-  ConstMatrix<B> of_token;
+  Matrix<B> sums;
 
-  MOXIE_HD typename B::Scalar operator()(Index t, Index c) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index chunk) const {
+    using T = typename B::Scalar;
     const Index experts = r.shape.experts;
-    return c >= 2 * experts ? of_token(t, c - 2 * experts) : r.probs(t, c % experts);
+    T* own = sums.row(chunk);
+    for (Index c = 0; c < sums.cols; ++c) own[c] = 0;
+    const Index last = (chunk + 1) * statistics_chunk;
+    for (Index t = chunk * statistics_chunk; t < last && t < r.shape.tokens; ++t) {
+      if (r.mask && r.mask[t] == 0) continue;
+      for (Index e = 0; e < experts; ++e) {
+        own[e] += r.probs(t, e);
+        own[experts + e] += r.probs(t, e);
+      }
+      own[2 * experts] += 1;
+      own[2 * experts + 1] += entropy_of(r.probs.row(t), experts);
+    }
+  }
+};
+/// total[c] += sums[0, c] + sums[1, c] + ...
+template <Backend B>
+struct AddStatistics {
+  ConstMatrix<B> sums;
+  Vector<B> total;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index c) const {
+    typename B::Scalar sum = 0;
+    for (Index chunk = 0; chunk < sums.rows; ++chunk) sum += sums(chunk, c);
+    total[c] += sum;
   }
 };
 }  // namespace detail
@@ -170,14 +204,14 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
   /// Before the visit of a pass: its MoE layers are counted from the first again.
   void begin_pass() noexcept { next_ = 0; }
   void sparse(const SparseRouting<B>& r) override {
-    const Matrix<B> of_token = begin(r.shape);
-    backend_->for_each(r.shape.tokens, detail::SparseTokenStatistics<B>{r, of_token});
-    add(r.shape, detail::SparseStatistic<B>{r, of_token});
+    const Matrix<B> sums = begin(r.shape);
+    backend_->for_each(sums.rows, detail::SparseStatistics<B>{r, sums}, 1);
+    add(sums);
   }
   void soft(const SoftRouting<B>& r) override {
-    const Matrix<B> of_token = begin(r.shape);
-    backend_->for_each(r.shape.tokens, detail::SoftTokenStatistics<B>{r, of_token});
-    add(r.shape, detail::SoftStatistic<B>{r, of_token});
+    const Matrix<B> sums = begin(r.shape);
+    backend_->for_each(sums.rows, detail::SoftStatistics<B>{r, sums}, 1);
+    add(sums);
   }
   void losses(std::span<const std::string_view> /*names*/, ConstVector<B> values) override {
     if (next_ == 0) return;
@@ -226,25 +260,20 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
       layers_.back().experts = s.experts;
       layers_.back().sums = Buffer<B, T>(*backend_, columns(s));
     }
-    const std::size_t tokens = token_bytes(s);
-    const std::size_t bytes = tokens + backend_->column_sums_bytes(s.tokens, columns(s));
+    const Index chunks =
+        (s.tokens + detail::statistics_chunk - 1) / detail::statistics_chunk;
+    const std::size_t bytes = static_cast<std::size_t>(chunks * columns(s)) * sizeof(T);
     if (memory_.bytes() < bytes) {
       backend_->synchronize();  // what was enqueued may still use the memory
       memory_ = Memory<B>(*backend_, bytes);
     }
-    return {reinterpret_cast<T*>(memory_.data()), s.tokens, detail::token_statistics};
+    return {reinterpret_cast<T*>(memory_.data()), chunks, columns(s)};
   }
-  template <class F>
-  void add(const RoutingShape& s, const F& statistic) {
-    const std::size_t used = token_bytes(s);
-    const Scratch<B> scratch{memory_.data() + used, static_cast<Index>(memory_.bytes() - used)};
-    backend_->column_sums(s.tokens, columns(s), statistic, layers_[next_++].sums.view(), scratch);
+  void add(const Matrix<B>& sums) {
+    backend_->for_each(sums.cols,
+                       detail::AddStatistics<B>{sums, layers_[next_++].sums.view()});
   }
   static Index columns(const RoutingShape& s) { return 2 * s.experts + detail::token_statistics; }
-  static std::size_t token_bytes(const RoutingShape& s) {
-    const auto n = static_cast<std::size_t>(s.tokens * detail::token_statistics) * sizeof(T);
-    return (n + 255) / 256 * 256;
-  }
   std::vector<double> host(VectorView<T, typename B::Space> v) const {
     std::vector<T> own(static_cast<std::size_t>(v.size));
     if (v.size > 0) backend_->copy_to_host(own.data(), v.data, own.size() * sizeof(T));
