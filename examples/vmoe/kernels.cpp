@@ -11,4 +11,5 @@ template void CpuBackend<float>::grouped_gemm(const Rows<CpuBackend<float>>&, Op
 template void CpuBackend<float>::grouped_gemm_weights(const Rows<CpuBackend<float>>&,
                                                       const Rows<CpuBackend<float>>&,
                                                       MatrixView<float>) const;
+template class RoutingTelemetry<CpuBackend<float>>;
 }  // namespace moxie

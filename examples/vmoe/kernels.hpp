@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/backend/cpu.hpp"
+#include "moxie/routing/statistics.hpp"
 
 // The backend's products are the largest part of what there is to compile: once for the program, in
 // kernels.cpp, beside the other sources instead of inside each.
@@ -17,4 +18,5 @@ extern template void CpuBackend<float>::grouped_gemm(const Rows<CpuBackend<float
 extern template void CpuBackend<float>::grouped_gemm_weights(const Rows<CpuBackend<float>>&,
                                                              const Rows<CpuBackend<float>>&,
                                                              MatrixView<float>) const;
+extern template class RoutingTelemetry<CpuBackend<float>>;
 }  // namespace moxie

@@ -37,6 +37,7 @@ nlohmann::json layer_figures(const std::vector<moxie::RoutingStatistics>& layers
                    {"gate_entropy", layer.gate_entropy},
                    {"margin", layer.margin},
                    {"experts_per_token", layer.experts_per_token()},
+                   {"marginal_error", layer.marginal_error},
                    {"unrouted", layer.unrouted}});
   }
   return out;

@@ -11,7 +11,7 @@ namespace vmoe {
 double dropped_share(const std::vector<moxie::RoutingStatistics>& layers);
 
 /// [{"block", "load": share of each expert, "dropped", "load_cv", "max_violation", "dead_experts", "gate_entropy",
-/// "margin", "experts_per_token", "unrouted"}]; blocks[i] holds the i-th MoE layer.
+/// "margin", "experts_per_token", "marginal_error", "unrouted"}]; blocks[i] holds the i-th MoE layer.
 nlohmann::json layer_figures(const std::vector<moxie::RoutingStatistics>& layers,
                              const std::vector<moxie::Index>& blocks);
 

@@ -5,6 +5,7 @@
 
 #include "moxie/core/memory.hpp"
 #include "moxie/core/strip.hpp"
+#include "moxie/ops/marginal_error.hpp"
 #include "moxie/routing/record.hpp"
 
 namespace moxie {
@@ -18,6 +19,7 @@ struct RoutingStatistics {
                              ///< by expert
   double margin = 0;         ///< mean over tokens with choices of (least score chosen - largest not chosen); the
                              ///< score is the plan or the probability that selection saw. 0 where experts choose
+  double marginal_error = 0; ///< of the router's plan, mean over groups (ops/marginal_error.hpp); 0 without a plan
   double unrouted = 0;       ///< share of tokens that no expert took
   double regularizers = 0;   ///< weighted losses of the last pass, added up
 
@@ -64,8 +66,9 @@ struct RoutingStatistics {
 };
 
 namespace detail {
-/// What a token adds: 1, entropy, margin, whether it has a margin, whether no expert took it.
-inline constexpr Index token_statistics = 5;
+/// What a token adds: 1, entropy, margin, whether it has a margin, whether no expert took it. Then what a group adds: the
+/// marginal error, 1.
+inline constexpr Index token_statistics = 7;
 /// Tokens that one partial sum covers: part of the result.
 inline constexpr Index statistics_chunk = 64;
 
@@ -172,6 +175,17 @@ struct SoftStatistics {
     }
   }
 };
+template <Backend B>
+struct GroupStatistics {
+  static constexpr bool one_level = true;
+  ConstVector<B> error;
+  Vector<B> of_group;  // {sum, count}
+
+  MOXIE_HD void operator()(Index) const {
+    for (Index g = 0; g < error.size; ++g) of_group[0] += error[g];
+    of_group[1] += static_cast<typename B::Scalar>(error.size);
+  }
+};
 /// total[c] += sums[0, c] + sums[1, c] + ...
 template <Backend B>
 struct AddStatistics {
@@ -207,6 +221,7 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
     const Matrix<B> sums = begin(r.shape);
     backend_->for_each(sums.rows, detail::SparseStatistics<B>{r, sums}, 1);
     add(sums);
+    if (r.plan) add_marginal_error(r);
   }
   void soft(const SoftRouting<B>& r) override {
     const Matrix<B> sums = begin(r.shape);
@@ -242,6 +257,7 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
       s.gate_entropy = per(token[1], token[0]);
       s.margin = per(token[2], token[3]);
       s.unrouted = per(token[4], token[0]);
+      s.marginal_error = per(token[5], token[6]);
       for (const double loss : host(layer.losses.view())) s.regularizers += loss;
       out.push_back(std::move(s));
     }
@@ -262,7 +278,10 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
     }
     const Index chunks =
         (s.tokens + detail::statistics_chunk - 1) / detail::statistics_chunk;
-    const std::size_t bytes = static_cast<std::size_t>(chunks * columns(s)) * sizeof(T);
+    // The same memory serves the loads of the groups, afterwards.
+    const Index groups = s.groups() * (s.experts + 1);
+    const Index numbers = chunks * columns(s) > groups ? chunks * columns(s) : groups;
+    const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(T);
     if (memory_.bytes() < bytes) {
       backend_->synchronize();  // what was enqueued may still use the memory
       memory_ = Memory<B>(*backend_, bytes);
@@ -272,6 +291,15 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
   void add(const Matrix<B>& sums) {
     backend_->for_each(sums.cols,
                        detail::AddStatistics<B>{sums, layers_[next_++].sums.view()});
+  }
+  void add_marginal_error(const SparseRouting<B>& r) {
+    const Index groups = r.shape.groups();
+    T* const memory = reinterpret_cast<T*>(memory_.data());
+    const Matrix<B> load(memory, groups, r.shape.experts);
+    const Vector<B> error(memory + load.size(), groups);
+    marginal_error(*backend_, ConstMatrix<B>(r.plan), r.mask, r.shape.group, load, error);
+    const Vector<B> total = layers_[next_ - 1].sums.view();
+    backend_->for_each(1, detail::GroupStatistics<B>{error, total.middle(total.size - 2, 2)});
   }
   static Index columns(const RoutingShape& s) { return 2 * s.experts + detail::token_statistics; }
   std::vector<double> host(VectorView<T, typename B::Space> v) const {

@@ -49,17 +49,23 @@ inline AnyNoise make_noise(std::string_view name, double scale) {
 }
 
 namespace detail {
-/// With the noise and the bias that the configuration asks for.
+/// Noise or none: one type for both, since each type of router costs time to compile.
+template <class R>
+struct MaybeNoise : WithNoise<AnyNoise, R> {
+  bool on = false;
+
+  MaybeNoise(const RouterConfig& c, R router)
+      : WithNoise<AnyNoise, R>(make_noise(c.noise_kind, c.noise), router), on(c.noise != 0) {}
+  bool noisy() const { return on; }
+};
 template <Backend B, class R>
 AnyRouter<B> with_noise(const RouterConfig& c, R router) {
-  const AnyNoise noise = make_noise(c.noise_kind, c.noise);
-  if (c.noise == 0) return router;
-  return WithNoise{noise, router};
+  return MaybeNoise<R>(c, router);
 }
-template <Backend B, class R>
-AnyRouter<B> with_bias_and_noise(const RouterConfig& c, R router) {
-  if (c.bias_rate == 0) return with_noise<B>(c, router);
-  return with_noise<B>(c, WithBias{BiasBalance{.rate = c.bias_rate}, router});
+/// A rate of 0 is no bias.
+template <class R>
+WithBias<R> with_bias(const RouterConfig& c, R router) {
+  return {BiasBalance{.rate = c.bias_rate}, router};
 }
 inline void refuse_bias(const RouterConfig& c) {
   if (c.bias_rate != 0)
@@ -88,10 +94,10 @@ class RouterRegistry {
   RouterRegistry() {
     add("softmax_token_choice", [](const RouterConfig& c) -> AnyRouter<B> {
       detail::refuse_plan_source(c);
-      return detail::with_bias_and_noise<B>(
-          c, TopKRouter{.k = c.k,
-                        .renormalize = c.renormalize.value_or(false),
-                        .combine_source = c.combine_source});
+      const TopKRouter r{.k = c.k,
+                         .renormalize = c.renormalize.value_or(false),
+                         .combine_source = c.combine_source};
+      return detail::with_noise<B>(c, detail::with_bias(c, r));
     });
     add("sinkhorn_token_choice", [](const RouterConfig& c) -> AnyRouter<B> {
       detail::refuse_bias(c);
@@ -130,8 +136,7 @@ class RouterRegistry {
                                 .top_groups = c.top_groups,
                                 .renormalize = c.renormalize.value_or(true),
                                 .scale = c.scale};
-      if (c.bias_rate == 0) return r;
-      return WithBias{BiasBalance{.rate = c.bias_rate}, r};
+      return detail::with_bias(c, r);
     });
     add("hash", [](const RouterConfig& c) -> AnyRouter<B> {
       detail::refuse_bias(c);
