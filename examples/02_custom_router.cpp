@@ -79,6 +79,7 @@ int main() {
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(0.7 * static_cast<double>(i));
   chosen.forward({x.data(), 64, 8}, {y.data(), 64, 8}, tape, {});
   moxie::RoutingTelemetry<B> telemetry(cpu);
+  telemetry.begin_pass();
   chosen.visit_routing(tape, telemetry);
   const moxie::RoutingStatistics s = telemetry.read()[0];
   std::printf("experts of a token: %.2f, dropped: %.0f %%\n", s.experts_per_token(),

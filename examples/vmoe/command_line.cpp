@@ -1,6 +1,7 @@
 #include "command_line.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -156,6 +157,8 @@ CommandLine CommandLine::parse(int argc, char** argv) {
     if (!config.empty()) request.given = apply_config_file(config, request.options);
     flags.apply(request.options, request.given);
     take_router_defaults(request.options, request.given);
+    if (!request.given.contains("warmup_epochs"))
+      request.options.warmup_epochs = std::min(request.options.warmup_epochs, request.options.epochs);
     if (!resume.empty()) request.resume = resume;
     return line;
   }

@@ -142,6 +142,7 @@ nlohmann::json describe(const Options& o, const ModelPlan& plan, const Model& mo
     out["experts"] = o.experts;
     out["k"] = o.k;
     out["router"] = o.router;
+    out["active_experts"] = active_experts(o);
   }
   return out;
 }

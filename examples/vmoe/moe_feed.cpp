@@ -75,7 +75,7 @@ moxie::MoeConfig moe_config(const Options& o, const moxie::VitConfig& vit) {
   c.regularizers = losses_of(o.losses);
   if (o.importance > 0)
     c.regularizers.push_back({.name = std::string(moxie::Importance::name), .weight = o.importance});
-  if (o.load > 0 && o.noise > 0)
+  if (o.load > 0)
     c.regularizers.push_back({.name = std::string(moxie::NoisyLoad::name), .weight = o.load});
   return c;
 }

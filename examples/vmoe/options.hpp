@@ -140,16 +140,18 @@ void visit_options(O& o, const F& f) {
   f("experts", "capacity", o.capacity,
     "rule of the slots: ceil, round, floor, vmoe, deepspeed, megatron, megablocks, tutel, dropless");
   f("experts", "capacity_factor", o.capacity_factor,
-    "slots of an expert in training, relative to balance");
+    "slots of an expert in training, relative to balance; where experts choose or slots are soft the "
+    "default is k");
   f("experts", "slots", o.slots, "slots of an expert, whatever rule and factor say; 0: by the rule");
   f("experts", "eval_capacity_factor", o.eval_capacity_factor,
     "the same in evaluation; 0: nothing is dropped; where experts choose, as in training");
-  f("experts", "capacity_multiple", o.capacity_multiple, "round capacity up to a multiple");
+  f("experts", "capacity_multiple", o.capacity_multiple, "round capacity up to a multiple; default 1 for soft");
   f("experts", "priority", o.priority,
     "who gets the slots: first (lower token), bpr (larger gate), sum (of the gates), random");
   f("experts", "overflow", o.overflow, "tokens without a slot: drop, next_choice, identity");
   f("experts", "group_images", o.group_images,
-    "images whose tokens share one capacity; divides the batch");
+    "images whose tokens share one capacity; divides the batch; default 1 where experts choose or slots "
+    "are soft");
   f("experts", "importance", o.importance,
     "weight of the importance loss; default 0 but for softmax_token_choice");
   f("experts", "load", o.load,
@@ -163,7 +165,7 @@ void visit_options(O& o, const F& f) {
   f("training", "learning_rate", o.learning_rate, "peak of the schedule");
   f("training", "end_learning_rate", o.end_learning_rate, "end of the schedule");
   f("training", "schedule", o.schedule, "constant, linear, cosine, rsqrt");
-  f("training", "warmup_epochs", o.warmup_epochs, "epochs of linear warm-up");
+  f("training", "warmup_epochs", o.warmup_epochs, "epochs of linear warm-up, at most all");
   f("training", "cooldown_epochs", o.cooldown_epochs, "of rsqrt: epochs of linear cool-down");
   f("training", "timescale", o.timescale, "of rsqrt: steps");
   f("training", "weight_decay", o.weight_decay, "of kernels, times the learning rate");

@@ -31,6 +31,7 @@ void take_router_defaults(Options& o, const OptionNames& given) {
     set("importance", o.importance, 0.0);
     set("load", o.load, 0.0);
   }
+  if (o.noise == 0) set("load", o.load, 0.0);  // it is a function of the noise
   if (family != RouterFamily::token_choice) {
     set("group_images", o.group_images, Index{1});
     set("capacity_factor", o.capacity_factor, static_cast<double>(o.k));

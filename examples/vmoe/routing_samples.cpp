@@ -33,9 +33,13 @@ class RouteReader final : public moxie::RoutingVisitor<Backend> {
       : images_(images), vit_(vit), k_(k) {}
   void sparse(const moxie::SparseRouting<Backend>& r) override {
     read([&r](Index token) {
+      std::vector<Index> order(to_size(r.end(token) - r.begin(token)));
+      std::iota(order.begin(), order.end(), r.begin(token));
+      if (r.first)  // where experts chose, a token's lie in their own order
+        std::stable_sort(order.begin(), order.end(),
+                         [&](Index a, Index b) { return r.weight.data[a] > r.weight.data[b]; });
       json experts = json::array();
-      for (Index a = r.begin(token); a < r.end(token); ++a)
-        experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
+      for (const Index a : order) experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
       return experts;
     });
   }

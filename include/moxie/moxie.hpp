@@ -1,8 +1,9 @@
 #pragma once
 
-/// The whole library for CPUs. CUDA: moxie/cuda.cuh. Opt-in parts with further needs: moxie/backend/thread_pool.hpp
-/// (threads), moxie/backend/thrust_host.hpp (Thrust), moxie/io/*.hpp (files), moxie/runtime/make_layer.hpp (choice at
-/// run time), moxie/testing/*.hpp (checks for policies of one's own).
+/// Mixture-of-experts layers on CPUs: every policy, the layer and what is put around it. By themselves: moxie/nn/*.hpp
+/// (transformers), moxie/optimizer/*.hpp, moxie/train/*.hpp, moxie/runtime/make_layer.hpp (choice at run time),
+/// moxie/testing/*.hpp (checks for policies of one's own). With further needs: moxie/backend/thread_pool.hpp (threads),
+/// moxie/backend/thrust_host.hpp (Thrust), moxie/io/*.hpp (files).
 
 #include "moxie/backend/cpu.hpp"
 #include "moxie/capacity/dropless.hpp"
