@@ -63,7 +63,7 @@ TEST_CASE("a router's own defaults stand unless a flag says otherwise") {
   const json choice = options("choice", {"--router", "softmax_expert_choice"});
   CHECK(choice.at("importance") == 0);
   CHECK(choice.at("noise") == 1);
-  CHECK(choice.at("group_images") == 1);
+  CHECK(choice.at("group_images") == 4);  // a flag of train()
   CHECK(choice.at("capacity_factor") == choice.at("k"));
   const json soft = options("soft", {"--router", "soft", "--importance", "0.01", "--slots", "3"});
   CHECK(soft.at("importance") == 0.01);
