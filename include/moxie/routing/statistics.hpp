@@ -95,10 +95,21 @@ MOXIE_HD MOXIE_INLINE double log_probability(double p) { return p > 0 ? math::lo
 /// Of numbers >= 0, which are divided by their sum first; nats.
 template <class T>
 MOXIE_HD MOXIE_INLINE T entropy_of(const T* p, Index n) {
-  const T sum = strip_sum<T>(n, [=](Index j) { return p[j]; });
+  // A strip at a time, the last one filled up with zeros: few experts are less than one strip.
+  T sums[strip] = {};
+  T inners[strip] = {};
+  for (Index j = 0; j < n; j += strip) {
+    T v[strip] = {};
+    const Index here = n - j < strip ? n - j : strip;
+    for (Index s = 0; s < here; ++s) v[s] = p[j + s];
+    for (Index s = 0; s < strip; ++s) {
+      sums[s] += v[s];
+      inners[s] += v[s] * log_probability(v[s]);
+    }
+  }
+  const T sum = strip_sum<T>(strip, [&](Index s) { return sums[s]; });
   if (!(sum > 0)) return 0;
-  const T inner = strip_sum<T>(n, [=](Index j) { return p[j] * log_probability(p[j]); });
-  return math::log(sum) - inner / sum;
+  return math::log(sum) - strip_sum<T>(strip, [&](Index s) { return inners[s]; }) / sum;
 }
 
 /// sums[chunk, :] of a chunk of tokens: [E] selected, [E] kept, then those of the token.
