@@ -5,6 +5,10 @@
 #include "moxie/regularizer/local_entropy.hpp"
 #include "moxie/regularizer/mutual_information.hpp"
 #include "moxie/regularizer/noisy_load.hpp"
+#include "moxie/regularizer/pairwise_consistency.hpp"
+#include "moxie/regularizer/pairwise_jsd.hpp"
+#include "moxie/regularizer/pairwise_l2.hpp"
+#include "moxie/regularizer/pairwise_top_k_jsd.hpp"
 #include "moxie/regularizer/router_z.hpp"
 #include "moxie/regularizer/switch_balance.hpp"
 #include "moxie/regularizer/threshold_entropy.hpp"
@@ -31,6 +35,16 @@ void for_each_regularizer(double weight, const F& f) {
   f(MutualInformation{.weight = weight});
   f(TutelImportance{.weight = weight});
   f(TutelLoad{.weight = weight});
+  f(PairwiseConsistency{.weight = weight, .diagonal = 0.7, .off_diagonal = 0.9});
+  f(PairwiseConsistency{.weight = weight,
+                        .diagonal = 0.7,
+                        .off_diagonal = 0.9,
+                        .form = ConsistencyDiagonal::position,
+                        .tokens_per_image = 3,
+                        .positions = 2});
+  f(PairwiseL2{.weight = weight});
+  f(PairwiseJsd{.weight = weight});
+  f(PairwiseTopKJsd{.weight = weight});
   f(WithDecay{LossDecay::linear, MutualInformation{.weight = weight}});
 }
 

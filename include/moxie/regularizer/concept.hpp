@@ -23,7 +23,7 @@
 /// A regularizer takes every kind of routing that has what it reads: those of probabilities alone ask for
 /// HasProbabilities, those of choices or noisy logits for SparseRouting.
 ///
-/// Laws: gradient check; `accumulate` is additive over tokens; finite when one expert takes everything; masked tokens
+/// Laws: gradient check; `accumulate` is additive over tokens (over pairs, if it reads those); finite when one expert takes everything; masked tokens
 /// enter nothing.
 namespace moxie {
 

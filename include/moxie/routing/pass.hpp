@@ -43,7 +43,9 @@ struct Pass {
   bool regularizers = true;
   /// [T], 0 = padding: routes nowhere, takes no slot, enters no loss. Empty: every token counts.
   ConstIntVector<B> mask{};
-  /// [N, 2] rows that correspond in two views, for consistency regularizers.
+  /// [N, 2] rows that correspond in two views, (row of view a, row of view b), for consistency
+  /// regularizers (vision/stacked_pairs.hpp makes them). A pair that names no row of the pass, as -1, is
+  /// none.
   ConstIntMatrix<B> pairs{};
   /// One per MoE layer, in order; empty: the routers decide.
   std::span<const Routes<B>> routes{};

@@ -48,6 +48,7 @@ class RegularizerChecker {
     Index group = 1, groups = 1, experts = 1, choices = 1;
     std::vector<double> logits;
     std::vector<std::int32_t> mask;
+    std::vector<std::int32_t> pairs;  // of which some name no token
     std::uint64_t step = 0;
 
     Index tokens() const { return group * groups; }
@@ -68,8 +69,12 @@ class RegularizerChecker {
     c_.logits = draw_.normals(c_.tokens() * c_.experts);
     if (draw_.chance(0.4))
       for (Index t = 0; t < c_.tokens(); ++t) c_.mask.push_back(draw_.chance(0.7) ? 1 : 0);
+    if (draw_.chance(0.8))
+      for (Index i = 2 * draw_.from(0, c_.tokens()); i > 0; --i)
+        c_.pairs.push_back(static_cast<std::int32_t>(draw_.from(-1, c_.tokens() - 1)));
     recorder_.begin(c_.groups, " groups of ", c_.group, " tokens, ", c_.experts, " experts, ",
-                    c_.choices, " choices", c_.mask.empty() ? "" : ", padding");
+                    c_.choices, " choices", c_.mask.empty() ? "" : ", padding", ", ",
+                    c_.pairs.size() / 2, " pairs");
   }
 
   Outcome evaluate(const Case& c, const A& a) {
@@ -81,6 +86,7 @@ class RegularizerChecker {
     f.context.step = c.step;
     f.set_logits(c.logits);
     f.set_mask(c.mask);
+    f.set_pairs(c.pairs);
     router.route(backend_, f.context, f.routing);
     const Buffer<B, T> sums(backend_, a.sums(f.shape()));
     const Buffer<B, T> out(backend_, 1);
@@ -89,8 +95,8 @@ class RegularizerChecker {
     a.loss(backend_, f.context, f.routing, ConstVector<B>(sums.view()), out.view());
     a.loss_backward(backend_, f.context, f.routing, ConstVector<B>(sums.view()), f.gradients);
     router.route_backward(backend_, f.context, f.routing, f.gradients);
-    return {std::move(summed), f.d_logits(),
-            static_cast<double>(to_host(backend_, out.view())[0]), f.choices()};
+    return {std::move(summed), f.d_logits(), static_cast<double>(to_host(backend_, out.view())[0]),
+            f.choices()};
   }
   Outcome evaluate(const Case& c) { return evaluate(c, regularizer_); }
 
@@ -116,11 +122,11 @@ class RegularizerChecker {
     Case two = c_;
     one.mask.assign(static_cast<std::size_t>(c_.tokens()), 1);
     two.mask = one.mask;
+    const std::vector<bool> in_one = halves();
     for (std::size_t t = 0; t < one.mask.size(); ++t) {
-      const bool first = draw_.chance(0.5);
       const bool counts = c_.mask.empty() || c_.mask[t] != 0;
-      one.mask[t] = counts && first ? 1 : 0;
-      two.mask[t] = counts && !first ? 1 : 0;
+      one.mask[t] = counts && in_one[t] ? 1 : 0;
+      two.mask[t] = counts && !in_one[t] ? 1 : 0;
     }
     std::vector<T> sum = evaluate(one).sums;
     const std::vector<T> rest = evaluate(two).sums;
@@ -137,6 +143,23 @@ class RegularizerChecker {
     recorder_.expect(std::vector<T>(changed.end() - own, changed.end()) ==
                          std::vector<T>(all.end() - own, all.end()),
                      "sums of one group depend on the tokens of another");
+  }
+  /// Splits the tokens in two at random, pairs kept together.
+  std::vector<bool> halves() {
+    std::vector<bool> in_one;
+    for (Index t = 0; t < c_.tokens(); ++t) in_one.push_back(draw_.chance(0.5));
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (std::size_t i = 0; i < c_.pairs.size(); i += 2) {
+        if (c_.pairs[i] < 0 || c_.pairs[i + 1] < 0) continue;
+        const auto a = static_cast<std::size_t>(c_.pairs[i]);
+        const auto b = static_cast<std::size_t>(c_.pairs[i + 1]);
+        changed = changed || in_one[a] != in_one[b];
+        if (in_one[a]) in_one[b] = true;
+        if (in_one[b]) in_one[a] = true;
+      }
+    }
+    return in_one;
   }
   void law_of_masks() {
     Case padded = c_;
@@ -200,8 +223,8 @@ class RegularizerChecker {
 };
 }  // namespace detail
 
-/// Checks the laws of regularizer/concept.hpp on random routings by top-k with noise, in groups and
-/// with padding: the gradient down to the logits against central differences (on a backend of
+/// Checks the laws of regularizer/concept.hpp on random routings by top-k with noise, in groups, with
+/// padding and with pairs: the gradient down to the logits against central differences (on a backend of
 /// double), additive sums, weights, padding, and what happens when one expert takes everything.
 /// Blocks.
 template <Backend B, class A>

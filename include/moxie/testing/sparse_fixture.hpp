@@ -75,6 +75,12 @@ class SparseFixture {
     detail::from_host(*backend_, mask_.view(), v);
     context.mask = v.empty() ? ConstIntVector<B>() : ConstIntVector<B>(mask_.view());
   }
+  /// [N, 2] tokens that correspond, one pair after another.
+  void set_pairs(const std::vector<std::int32_t>& v) {
+    pairs_ = Buffer<B, std::int32_t>(*backend_, static_cast<Index>(v.size()));
+    detail::from_host(*backend_, pairs_.view(), v);
+    context.pairs = ConstIntMatrix<B>(pairs_.view().data, static_cast<Index>(v.size()) / 2, 2);
+  }
   /// assign_slots with the shape's capacity; `priority` as there.
   template <class C>
   void assign(const C& priority) {
@@ -122,7 +128,7 @@ class SparseFixture {
   B* backend_;
   bool noisy_;
   Memory<B> memory_;
-  Buffer<B, std::int32_t> mask_;
+  Buffer<B, std::int32_t> mask_, pairs_;
   Matrix<B> noisy_probs_;
 };
 
