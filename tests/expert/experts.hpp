@@ -9,6 +9,7 @@
 #include "device/allocations.hpp"
 #include "moxie/testing/expert_laws.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
 
 /// What the tests of experts share.
 namespace moxie::test {
@@ -18,16 +19,6 @@ void check_expert(const X& expert, testing::ExpertLawOptions options = {}) {
   B backend = make_backend<B>();
   const testing::LawReport report = testing::check_expert_laws(backend, expert, options);
   CHECK_MESSAGE(report.passed, report.message);
-}
-
-template <class Error, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 /// An expert with drawn parameters and the memory of one pass. Row r reads row r of x.

@@ -17,6 +17,7 @@
 #include "moxie/testing/law_report.hpp"
 #include "moxie/testing/pass_through.hpp"
 #include "support/backends.hpp"
+#include "support/parameters.hpp"
 
 using namespace moxie;
 using namespace moxie::test;
@@ -28,12 +29,6 @@ namespace {
 using Cpu = CpuBackend<double>;
 static_assert(Gate<CosineGate, Cpu> && Gate<SlotGate, Cpu> && Gate<ZeroGate, Cpu> &&
               Gate<WithJitter<CosineGate>, Cpu>);
-
-#if defined(MOXIE_TEST_THRUST)
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
-#else
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
-#endif
 
 template <class B, class G>
 auto make(B& backend, const G& gate) {
@@ -60,16 +55,6 @@ auto logits(const L& layer, const std::vector<double>& x,
   layer.forward(in.read(), out.view(), tape, pass);
   return testing::detail::to_host(backend, tape->routing.logits);
 }
-template <class B>
-void set(Parameters<B>& p, std::string_view name, const std::vector<double>& values) {
-  for (const ParameterEntry& e : p.entries())
-    if (e.name == name) {
-      REQUIRE(e.size() == static_cast<Index>(values.size()));
-      testing::detail::from_host(p.backend(), p.edit().middle(e.offset, e.size()), values);
-      return;
-    }
-  FAIL("no parameter " << name);
-}
 
 }  // namespace
 
@@ -79,8 +64,8 @@ TEST_CASE_TEMPLATE("CosineGate: cosines of projections and embeddings over a tem
   B backend = make_backend<B>();
   const auto layer = make(backend, CosineGate{.projection = 2});
   // Projections (3, 4) and (0, -5); embeddings (1, 0), (0, 2), (-3, -4). The temperature is 0.5.
-  set(layer.parameters(), "Router/projection/kernel", {1, 0, 0, 1, 0, 0, 0, 0});
-  set(layer.parameters(), "Router/embedding", {1, 0, -3, 0, 2, -4});
+  set_parameter(layer.parameters(), "Router/projection/kernel", {1, 0, 0, 1, 0, 0, 0, 0});
+  set_parameter(layer.parameters(), "Router/embedding", {1, 0, -3, 0, 2, -4});
   const std::vector<double> x{3, 4, 7, 7, 0, -5, 7, 7};
   const auto near = [&](const std::vector<double>& wanted) {
     const auto got = logits(layer, x);
@@ -88,9 +73,9 @@ TEST_CASE_TEMPLATE("CosineGate: cosines of projections and embeddings over a tem
       CHECK(testing::near(static_cast<double>(got[i]), wanted[i], 10 * testing::tolerance<T>));
   };
   near({1.2, 1.6, -2, 0, -2, 1.6});
-  set(layer.parameters(), "Router/temperature", {std::log(10)});
+  set_parameter(layer.parameters(), "Router/temperature", {std::log(10)});
   near({6, 8, -10, 0, -10, 8});
-  set(layer.parameters(), "Router/temperature", {50});  // bounded: 1 / temperature is 100
+  set_parameter(layer.parameters(), "Router/temperature", {50});  // bounded: 1 / temperature is 100
   near({60, 80, -100, 0, -100, 80});
 }
 
@@ -106,7 +91,7 @@ TEST_CASE_TEMPLATE("CosineGate: gradients agree, also at the bound of the temper
 TEST_CASE("CosineGate: a temperature at its bound gets no gradient") {
   Cpu backend;
   const auto layer = make(backend, CosineGate{.projection = 2});
-  set(layer.parameters(), "Router/temperature", {std::log(200)});
+  set_parameter(layer.parameters(), "Router/temperature", {std::log(200)});
   Draw draw(1);
   const OwnedMatrix<Cpu> x(backend, 3, 4, draw.normals(12));
   const OwnedMatrix<Cpu> y(backend, 3, 4);
@@ -114,7 +99,7 @@ TEST_CASE("CosineGate: a temperature at its bound gets no gradient") {
   layer.forward(x.read(), y.view(), tape);
   layer.backward(x.read(), {}, tape);
   CHECK(layer.parameters().gradient_vector(2)[0] == 0);
-  set(layer.parameters(), "Router/temperature", {std::log(2)});
+  set_parameter(layer.parameters(), "Router/temperature", {std::log(2)});
   layer.forward(x.read(), y.view(), tape);
   layer.backward(x.read(), {}, tape);
   CHECK(layer.parameters().gradient_vector(2)[0] != 0);
@@ -141,7 +126,7 @@ TEST_CASE_TEMPLATE("WithJitter: factors within epsilon, by seed, step, layer and
   B backend = make_backend<B>();
   const auto layer = make(backend, WithJitter{InputJitter{.epsilon = 0.1}, LinearGate{}});
   // Logits are the factors of the first three inputs.
-  set(layer.parameters(), "Router/kernel", {1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0});
+  set_parameter(layer.parameters(), "Router/kernel", {1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0});
   const std::vector<double> ones(4 * 1000, 1);
   const auto all = logits(layer, ones, {.seed = 1, .step = 2});
   double low = 2;

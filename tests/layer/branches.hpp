@@ -18,14 +18,10 @@
 #include "moxie/testing/gradcheck.hpp"
 #include "moxie/testing/law_report.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
+#include "support/numbers.hpp"
 
 /// What the tests of layers around a MoE layer, and of networks inside one, share.
-#if defined(MOXIE_TEST_THRUST)
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
-#else
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
-#endif
-
 namespace moxie::test {
 
 template <class B>
@@ -67,19 +63,6 @@ std::vector<double> outputs(const L& layer, const std::vector<double>& x,
   layer.forward(in.read(), out.view(), tape, pass);
   const auto y = out.get();
   return {y.begin(), y.end()};
-}
-
-inline std::vector<double> normals(Index n, std::uint64_t seed) {
-  return testing::detail::Draw(seed).normals(n);
-}
-template <class Error, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 /// The widths of routings, in the order in which a layer shows them.

@@ -5,12 +5,6 @@
 using namespace moxie;
 using namespace moxie::test;
 
-#if defined(MOXIE_TEST_THRUST)
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
-#else
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
-#endif
-
 namespace {
 
 template <class L>

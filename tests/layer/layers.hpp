@@ -19,6 +19,9 @@
 #include "moxie/testing/given_noise.hpp"
 #include "moxie/testing/law_report.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
+#include "support/numbers.hpp"
+#include "support/parameters.hpp"
 
 /// One layer type for most tests: what varies is chosen at run time, since a MoeLayer takes seconds
 /// to compile.
@@ -81,8 +84,10 @@ struct Passed {
   bool operator==(const Passed&) const = default;
 };
 
-inline std::vector<double> normals(Index n, std::uint64_t seed) {
-  return testing::detail::Draw(seed).normals(n);
+/// A pass along routes from outside, which must outlive it.
+template <class B>
+Pass<B> along(const Routes<B>& routes, Mode mode = Mode::train) {
+  return Pass<B>{.mode = mode}.with(std::span(&routes, 1));
 }
 
 /// A layer with a tape and memory for one pass at a time.
@@ -139,34 +144,9 @@ class Runner {
   Index tokens_ = 0;
 };
 
-template <class B>
-const ParameterEntry& entry_of(const Parameters<B>& p, std::string_view name) {
-  for (const ParameterEntry& e : p.entries())
-    if (e.name == name) return e;
-  throw config_error("no parameter " + std::string(name));
-}
-template <class T>
-std::vector<T> part_of(const std::vector<T>& flat, const ParameterEntry& e) {
-  return {flat.begin() + e.offset, flat.begin() + e.offset + e.size()};
-}
 template <class T>
 std::vector<T> rows_of(const std::vector<T>& m, Index cols, Index first, Index rows) {
   return {m.begin() + first * cols, m.begin() + (first + rows) * cols};
-}
-template <class Error, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-template <class T>
-bool all_zero(const std::vector<T>& v) {
-  for (const T x : v)
-    if (x != 0) return false;
-  return true;
 }
 
 }  // namespace moxie::test

@@ -14,6 +14,7 @@
 #include "moxie/testing/law_report.hpp"
 #include "moxie/testing/pass_through.hpp"
 #include "support/backends.hpp"
+#include "support/parameters.hpp"
 #include "support/vectors.hpp"
 
 using namespace moxie;
@@ -38,22 +39,10 @@ SoftLayer<B, C> make(B& backend, Index group, C capacity, SoftRouter router = {}
 }
 
 template <class B>
-void set(Parameters<B>& p, std::string_view name, const std::vector<double>& values) {
-  for (const ParameterEntry& e : p.entries())
-    if (e.name == name) {
-      REQUIRE(e.size() == static_cast<Index>(values.size()));
-      testing::detail::from_host(p.backend(), p.edit().middle(e.offset, e.size()), values);
-      return;
-    }
-  FAIL("no parameter " << name);
-}
-template <class B>
 std::vector<double> gradient_of(const Parameters<B>& p, std::string_view name) {
-  const auto all = testing::detail::to_host(p.backend(), p.gradients());
-  for (const ParameterEntry& e : p.entries())
-    if (e.name == name) return {all.begin() + e.offset, all.begin() + e.offset + e.size()};
-  FAIL("no parameter " << name);
-  return {};
+  const auto part =
+      part_of(testing::detail::to_host(p.backend(), p.gradients()), entry_of(p, name));
+  return {part.begin(), part.end()};
 }
 
 template <class L>
@@ -67,12 +56,6 @@ void check_gradients(const L& layer, Index rows, const Pass<typename L::BackendT
   const testing::GradientReport report = testing::check_gradients(layer, rows, options);
   CHECK_MESSAGE(report.passed, report.message);
 }
-
-#if defined(MOXIE_TEST_THRUST)
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
-#else
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
-#endif
 
 }  // namespace
 
@@ -98,8 +81,8 @@ TEST_CASE_TEMPLATE("a soft MoeLayer gives the numbers of the golden vector", B,
   const MoeLayer layer{backend, MoeShape{.width = D, .experts = E}, SoftRouter{}, FixedCapacity{P},
                        FeedForward<Gelu>{.hidden = H}};
   Parameters<B>& p = layer.parameters();
-  set(p, "Router/mu", flat<double>(in["mu"]));
-  set(p, "Router/scale", flat<double>(in["scale"]));
+  set_parameter(p, "Router/mu", flat<double>(in["mu"]));
+  set_parameter(p, "Router/scale", flat<double>(in["scale"]));
   for (const auto& [key, name] : {std::pair{"w1", "Mlp/Dense_0/kernel"},
                                   {"b1", "Mlp/Dense_0/bias"},
                                   {"w2", "Mlp/Dense_1/kernel"},
@@ -107,7 +90,7 @@ TEST_CASE_TEMPLATE("a soft MoeLayer gives the numbers of the golden vector", B,
     std::vector<double> values;
     for (const nlohmann::json& expert : in["experts"])
       for (const double value : flat<double>(expert[key])) values.push_back(value);
-    set(p, name, values);
+    set_parameter(p, name, values);
   }
   const OwnedMatrix<B> x(backend, S, D, flat<double>(in["x"]));
   const OwnedMatrix<B> r(backend, S, D, flat<double>(in["r"]));
@@ -133,8 +116,8 @@ TEST_CASE_TEMPLATE("a soft MoeLayer by hand: two tokens, two slots, experts that
   // Tokens along the axes, directions along the axes, scale ln 3: the logits are ln 3 times 1.
   const MoeLayer layer{backend, MoeShape{.width = 2, .experts = 2}, SoftRouter{}, FixedCapacity{1},
                        testing::PassThrough{}};
-  set(layer.parameters(), "Router/mu", {1000, 0, 0, 1000});
-  set(layer.parameters(), "Router/scale", {std::log(3)});
+  set_parameter(layer.parameters(), "Router/mu", {1000, 0, 0, 1000});
+  set_parameter(layer.parameters(), "Router/scale", {std::log(3)});
   const OwnedMatrix<B> x(backend, 2, 2, {2000, 0, 0, 8000});
   const OwnedMatrix<B> y(backend, 2, 2);
   auto tape = layer.make_tape(2, Gradients::none);

@@ -16,13 +16,16 @@
 ///     CHECK(x.to_vector() == std::vector<typename B::Scalar>(7, 2));
 ///   }
 ///
+/// MOXIE_DOUBLE_BACKENDS is for what float adds nothing to: gradients against differences, say.
 /// The build defines MOXIE_TEST_THRUST where it found Thrust's headers.
 #if defined(MOXIE_TEST_THRUST)
 #include "moxie/backend/thrust_host.hpp"
 #define MOXIE_TEST_BACKENDS \
   ::moxie::CpuBackend<double>, ::moxie::CpuBackend<float>, ::moxie::ThrustHostBackend<double>
+#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
 #else
 #define MOXIE_TEST_BACKENDS ::moxie::CpuBackend<double>, ::moxie::CpuBackend<float>
+#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
 #endif
 
 TYPE_TO_STRING_AS("CpuBackend<double>", moxie::CpuBackend<double>);

@@ -1,0 +1,123 @@
+// What a layer refuses, and what it says.
+#include "layer/layers.hpp"
+
+using namespace moxie;
+using namespace moxie::test;
+
+TEST_CASE("a layer that makes no sense says why") {
+  using B = CpuBackend<double>;
+  B backend;
+  const auto text = [&](const Config<B>& c) {
+    return message_of<config_error>([&] { (void)make_moe(backend, c); });
+  };
+  CHECK(text({.width = 0}) == "moxie::MoeLayer: shape.width is 0, expected >= 1");
+  CHECK(text({.experts = 0}) == "moxie::MoeLayer: shape.experts is 0, expected >= 1");
+  CHECK(text({.group = -2}) ==
+        "moxie::MoeLayer: shape.group is -2, expected >= 0 (0 = all tokens of the pass)");
+  CHECK(text({.router = {.k = 5}}) ==
+        "moxie::TopKRouter: k is 5, expected 1 to 4 (the number of experts)");
+  CHECK(text({.hidden = 0}) == "moxie::FeedForward: hidden is 0, expected >= 1");
+  CHECK(text({.capacity = CapacityFactor{.factor = 0}}) ==
+        "moxie::CapacityFactor: factor is 0, expected a number > 0");
+  CHECK(text({.group = 4, .capacity = FixedCapacity{0}}) ==
+        "moxie::MoeLayer: the capacity is 0 slots for a group of 4 tokens and 4 experts, expected "
+        ">= 1");
+  CHECK(text({.group = 4,
+              .router = {.k = 1},
+              .capacity = CapacityFactor{.factor = 0.4, .rounding = Rounding::half_even}}) ==
+        "moxie::MoeLayer: the capacity is 0 slots for a group of 4 tokens and 4 experts, expected "
+        ">= 1");
+}
+
+TEST_CASE("without a fixed group, a capacity is judged by the batch that comes") {
+  using B = CpuBackend<double>;
+  B backend;
+  const Moe<B> layer = make_moe(
+      backend,
+      Config<B>{.router = {.k = 1},
+                .capacity = CapacityFactor{.factor = 0.4, .rounding = Rounding::half_even}});
+  Runner<Moe<B>> runner(layer, 20);
+  CHECK(runner.forward(normals(100, 1)).size() == 100);  // 20 * 0.4 / 4 = 2 slots
+  CHECK(message_of<config_error>([&] { runner.forward(normals(20, 1)); }) ==
+        "moxie::MoeLayer: the capacity is 0 slots for a group of 4 tokens and 4 experts, expected "
+        ">= 1");
+}
+
+TEST_CASE("a pass that does not fit says what was expected") {
+  using B = CpuBackend<double>;
+  using Weights = Routes<B>::Weights;
+  B backend;
+  const Moe<B> layer = make_moe(backend, Config<B>{.group = 4, .output = 3});
+  auto tape = layer.make_tape(8);
+  test::Buffer<double, B> memory(backend, 200, 0);
+  test::Buffer<std::int32_t, B> ids(backend, 64, 0);
+  const auto forward = [&](Index rows, Index cols, Index y_rows, Index y_cols,
+                           const Pass<B>& pass = {}) {
+    return message_of<error>([&] {
+      layer.forward(ConstMatrix<B>(memory.view(rows, cols)), memory.view(y_rows, y_cols), tape,
+                    pass);
+    });
+  };
+  CHECK(forward(8, 6, 8, 3) == "moxie::MoeLayer::forward: x is [8 x 6], expected [rows x 5]");
+  CHECK(forward(8, 5, 8, 5) == "moxie::MoeLayer::forward: y is [8 x 5], expected [8 x 3]");
+  CHECK(forward(12, 5, 12, 3) ==
+        "moxie::MoeLayer::forward: x has 12 rows, the tape was made for at most 8");
+  CHECK(forward(6, 5, 6, 3) ==
+        "moxie::MoeLayer: 6 tokens are not a multiple of the group of 4 (shape.group)");
+  CHECK(forward(8, 5, 8, 3, {.mask = ids.view().middle(0, 7)}) ==
+        "moxie::MoeLayer::forward: pass.mask has 7 entries, expected one for each of the 8 tokens");
+  CHECK(forward(8, 5, 8, 3, {.pairs = ids.view(2, 3)}) ==
+        "moxie::MoeLayer::forward: pass.pairs is [2 x 3], expected [pairs x 2]");
+
+  const auto replay = [&](const Routes<B>& routes) {
+    return forward(8, 5, 8, 3, along<B>(routes));
+  };
+  CHECK(replay({.rank = 4}) ==
+        "moxie::MoeLayer::forward: pass.routes: rank is 4, expected 0 to 3 (the experts less one)");
+  CHECK(replay({.choice = ids.view(7, 2)}) ==
+        "moxie::MoeLayer::forward: pass.routes: choice is [7 x 2], expected [8 x at most 2]");
+  CHECK(replay({.choice = ids.view(8, 3)}) ==
+        "moxie::MoeLayer::forward: pass.routes: choice is [8 x 3], expected [8 x at most 2]");
+  CHECK(
+      replay({.choice = ids.view(8, 2), .weight = memory.view(8, 1), .weights = Weights::given}) ==
+      "moxie::MoeLayer::forward: pass.routes: weight is [8 x 1], expected [8 x 2], one for each "
+      "choice");
+  CHECK(replay({.weights = Weights::given, .rank = 1}) ==
+        "moxie::MoeLayer::forward: pass.routes: weight is [0 x 0], expected [8 x 1], one for each "
+        "choice");
+
+  const Moe<B> tight = make_moe(backend, Config<B>{.output = 3, .capacity = FixedCapacity{1}});
+  auto small = tight.make_tape(8);
+  CHECK(message_of<shape_error>([&] {
+          const Routes<B> routes{.choice = ids.view(8, 2)};
+          tight.forward(ConstMatrix<B>(memory.view(8, 5)), memory.view(8, 3), small,
+                        along<B>(routes));
+        }) ==
+        "moxie::MoeLayer::forward: pass.routes may fill 16 rows, the tape has room for 4: use a "
+        "capacity that holds them (Dropless in evaluation, say)");
+
+  CHECK(replay({.choice = ids.view(8, 2)}) ==
+        "moxie::MoeLayer::forward: pass.routes: token 0 has expert 0 twice, expected distinct "
+        "experts");
+  const test::Buffer<std::int32_t, B> far(backend, 8, 4);
+  CHECK(replay({.choice = far.view(8, 1)}) ==
+        "moxie::MoeLayer::forward: pass.routes: choice(0, 0) is 4, expected an expert from 0 to 3, "
+        "or -1 for "
+        "none");
+  CHECK(forward(8, 5, 8, 3) == "no error");
+  const auto backward = [&](Index rows, Index cols, Index dx_rows, Index dx_cols) {
+    return message_of<error>([&] {
+      layer.backward(ConstMatrix<B>(memory.view(rows, cols)), memory.view(dx_rows, dx_cols), tape);
+    });
+  };
+  CHECK(backward(4, 3, 8, 5) ==
+        "moxie::MoeLayer::backward: dy is [4 x 3], expected [8 x 3], the shape of this tape's last "
+        "forward");
+  CHECK(backward(8, 3, 8, 4) ==
+        "moxie::MoeLayer::backward: dx is [8 x 4], expected [8 x 5] or empty");
+  CHECK(forward(8, 5, 8, 3, {.gradients = Gradients::none}) == "no error");
+  CHECK(backward(8, 3, 8, 5) ==
+        "moxie::MoeLayer::backward: this tape or pass was made without gradients");
+  CHECK(message_of<shape_error>([&] { layer.record(*tape, ids.view(8, 2), memory.view(8, 1)); }) ==
+        "moxie::MoeLayer::record: choice is [8 x 2], weight [8 x 1], expected [8 x 2]");
+}
