@@ -64,6 +64,8 @@ TEST_CASE("a pass that does not fit says what was expected") {
         "moxie::MoeLayer::forward: x has 12 rows, the tape was made for at most 8");
   CHECK(forward(6, 5, 6, 3) ==
         "moxie::MoeLayer: 6 tokens are not a multiple of the group of 4 (shape.group)");
+  CHECK(forward(10, 5, 10, 3) ==  // also too many for the tape, but no tape would hold them
+        "moxie::MoeLayer: 10 tokens are not a multiple of the group of 4 (shape.group)");
   CHECK(forward(8, 5, 8, 3, {.mask = ids.view().middle(0, 7)}) ==
         "moxie::MoeLayer::forward: pass.mask has 7 entries, expected one for each of the 8 tokens");
   CHECK(forward(8, 5, 8, 3, {.pairs = ids.view(2, 3)}) ==
@@ -120,4 +122,62 @@ TEST_CASE("a pass that does not fit says what was expected") {
         "moxie::MoeLayer::backward: this tape or pass was made without gradients");
   CHECK(message_of<shape_error>([&] { layer.record(*tape, ids.view(8, 2), memory.view(8, 1)); }) ==
         "moxie::MoeLayer::record: choice is [8 x 2], weight [8 x 1], expected [8 x 2]");
+}
+
+TEST_CASE("memory that is not there is refused before it is touched") {
+  using B = CpuBackend<double>;
+  B backend;
+  const Moe<B> layer = make_moe(backend, Config<B>{.output = 3});
+  auto tape = layer.make_tape(8);
+  test::Buffer<double, B> memory(backend, 100, 0);
+  const auto nothing = [](Index rows, Index cols) { return Matrix<B>{nullptr, rows, cols, cols}; };
+  const auto forward = [&](Matrix<B> x, Matrix<B> y) {
+    return message_of<shape_error>([&] { layer.forward(ConstMatrix<B>(x), y, tape); });
+  };
+  const auto backward = [&](Matrix<B> dy, Matrix<B> dx) {
+    return message_of<shape_error>([&] { layer.backward(ConstMatrix<B>(dy), dx, tape); });
+  };
+  const Matrix<B> x = memory.view(8, 5);
+  const Matrix<B> y = memory.view(8, 3);
+  CHECK(forward(nothing(8, 5), y) ==
+        "moxie::MoeLayer::forward: x has 8 rows but no memory (a null pointer)");
+  CHECK(forward(x, nothing(8, 3)) ==
+        "moxie::MoeLayer::forward: y has 8 rows but no memory (a null pointer)");
+  CHECK(forward(x, y) == "no error");
+  CHECK(backward(nothing(8, 3), x) ==
+        "moxie::MoeLayer::backward: dy has 8 rows but no memory (a null pointer)");
+  CHECK(backward(y, {}) == "no error");  // dx is not wanted
+  CHECK(forward(nothing(0, 5), nothing(0, 3)) == "no error");
+  CHECK(backward(nothing(0, 3), nothing(0, 5)) == "no error");
+}
+
+TEST_CASE("a tape shows its routing only after a forward that ended") {
+  using B = CpuBackend<double>;
+  B backend;
+  const Moe<B> layer = make_moe(backend, Config<B>{});
+  Runner<Moe<B>> runner(layer, 8);
+  struct Seen final : RoutingVisitor<B> {
+    void sparse(const SparseRouting<B>& r) override { tokens = r.shape.tokens; }
+    Index tokens = 0;
+  } seen;
+  const auto refused = [&] {
+    seen.tokens = 0;
+    const std::string why =
+        message_of<shape_error>([&] { layer.visit_routing(runner.tape(), seen); });
+    CAPTURE(why);
+    CHECK(seen.tokens == 0);
+    return why.starts_with("moxie::MoeLayer::visit_routing: there was no forward on this tape");
+  };
+  CHECK(refused());
+  runner.forward(normals(40, 1));
+  layer.visit_routing(runner.tape(), seen);
+  CHECK(seen.tokens == 8);
+
+  std::vector<double> x = normals(40, 1);
+  x[7] = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(runner.forward(x), numeric_error);
+  CHECK(refused());
+  runner.forward(normals(20, 1));
+  layer.visit_routing(runner.tape(), seen);
+  CHECK(seen.tokens == 4);
 }
