@@ -15,15 +15,15 @@
 #include "moxie/testing/gradcheck.hpp"
 #include "moxie/testing/law_report.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
+#include "support/numbers.hpp"
 
 /// Layers by name, as tests use them. What is chosen at run time is one type for a backend, which
 /// takes long to compile: it is compiled once, in made_layers_*.cpp.
-#if defined(MOXIE_TEST_THRUST)
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
-#else
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
-#endif
-
+namespace moxie {
+template <Backend B>
+class RouterRegistry;
+}
 namespace moxie::testing {
 struct RouterLawOptions;
 }
@@ -33,6 +33,9 @@ namespace moxie::test {
 /// make_layer as a model of its own, its parameters initialized.
 template <class B>
 AnyLayer<B> made_layer(B& backend, const MoeConfig& config);
+/// The same with routers of one's own.
+template <class B>
+AnyLayer<B> made_layer(B& backend, const MoeConfig& config, const RouterRegistry<B>& registry);
 /// RouterRegistry{}.make
 template <class B>
 AnyRouter<B> made_router(const RouterConfig& config);
@@ -135,10 +138,6 @@ class SeenRouting final : public RoutingVisitor<B> {
   Ran<T>& to_;
 };
 
-inline std::vector<double> normals(Index n, std::uint64_t seed) {
-  return testing::detail::Draw(seed).normals(n);
-}
-
 /// A forward and a backward of `layer` on a tape of its own; gradients of parameters start at 0.
 template <class B>
 Ran<typename B::Scalar> run(const AnyLayer<B>& layer, const std::vector<double>& x,
@@ -170,25 +169,10 @@ Ran<typename B::Scalar> run(const AnyLayer<B>& layer, Index tokens, const Pass<B
              normals(tokens * layer.output_width(), 2), pass);
 }
 
-template <class Error, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 template <class T>
 bool all_finite(const std::vector<T>& v) {
   for (const T x : v)
     if (!math::is_finite(x)) return false;
-  return true;
-}
-template <class T>
-bool all_zero(const std::vector<T>& v) {
-  for (const T x : v)
-    if (x != 0) return false;
   return true;
 }
 

@@ -9,7 +9,11 @@ namespace moxie::test {
 
 template <class B>
 AnyLayer<B> made_layer(B& backend, const MoeConfig& config) {
-  AnyLayer<B> layer = make_layer(root(backend), config);
+  return made_layer(backend, config, RouterRegistry<B>{});
+}
+template <class B>
+AnyLayer<B> made_layer(B& backend, const MoeConfig& config, const RouterRegistry<B>& registry) {
+  AnyLayer<B> layer = make_layer(root(backend), config, registry);
   layer.parameters().initialize(config.shape.seed);
   return layer;
 }
@@ -39,6 +43,8 @@ testing::LawReport router_laws(B& backend, const AnyRouter<B>& router,
 #define MOXIE_TEST_MADE_LAYERS(...)                                                            \
   template moxie::AnyLayer<__VA_ARGS__> moxie::test::made_layer(__VA_ARGS__&,                  \
                                                                 const moxie::MoeConfig&);      \
+  template moxie::AnyLayer<__VA_ARGS__> moxie::test::made_layer(                               \
+      __VA_ARGS__&, const moxie::MoeConfig&, const moxie::RouterRegistry<__VA_ARGS__>&);       \
   template moxie::AnyRouter<__VA_ARGS__> moxie::test::made_router(const moxie::RouterConfig&); \
   template std::vector<std::string> moxie::test::router_names<__VA_ARGS__>();                  \
   template moxie::testing::LawReport moxie::test::router_laws(                                 \
