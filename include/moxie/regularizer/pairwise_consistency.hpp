@@ -18,15 +18,15 @@ enum class ConsistencyDiagonal {
 ///   M     = E / N * sum of p_a p_b^T                       [E, E], its entries sum to E
 ///   loss  = weight * (diagonal * mean_e (M_ee - 1)^2 + off_diagonal * mean_{e != f} M_ef^2)
 ///
-/// 0 only where routes are sure, alike in both views, and balanced: M = 1. It takes every routing with
+/// 0 only where routes are sure, alike in both views, and balanced: M is the identity. It takes every routing with
 /// probabilities: of soft routing they are what combine gives each expert. Without pairs it is 0 and
 /// costs nothing. A layer has its own, so each may have its own weights. Sums cover the whole batch.
 ///
-/// ConsistencyDiagonal::position is what the released code computes, whose sum forgets the position in
-/// the view: V_x = E / N * sum over the pairs with token a at position x of p_a * p_b, elementwise, and
+/// ConsistencyDiagonal::position is what the released code computes, whose sum runs over the images
+/// alone: V_x = E / N * sum over the pairs with token a at position x of p_a * p_b, elementwise, and
 /// the diagonal part is the mean over positions and experts of (V_xe - 1)^2. V is about M_ee / X, so
 /// the pull is X times weaker (X = 50 for images of 224 and patches of 32) and nearly linear; it is
-/// not least at M = 1, and what it has against one expert for all tokens falls from E - 1 to about
+/// not least at the identity, and what it has against one expert for all tokens falls from E - 1 to about
 /// 0.003 for E = 8: beside it, balance needs another loss. The weights here are that code's; the
 /// matrix wants less on the diagonal: try 1e-4, 5e-4, 5e-3.
 ///
