@@ -9,6 +9,7 @@
 
 using fixtures::cifar;
 using fixtures::Containing;
+using fixtures::directory_error;
 using fixtures::Files;
 using fixtures::TemporaryFolder;
 using fixtures::write_archive;
@@ -19,12 +20,6 @@ using vmoe::Dataset;
 namespace {
 
 Bytes text(const std::string& lines) { return {lines.begin(), lines.end()}; }
-
-std::string directory_error(const Files& files) {
-  const TemporaryFolder folder;
-  write_directory(folder / "data", files);
-  return fixtures::load_error(folder / "data");
-}
 
 }  // namespace
 

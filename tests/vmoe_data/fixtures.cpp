@@ -199,4 +199,11 @@ std::string load_error(const std::filesystem::path& path) {
   return "";
 }
 
+std::string directory_error(const Files& files) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directory(folder / "data");  // also for no files
+  write_directory(folder / "data", files);
+  return load_error(folder / "data");
+}
+
 }  // namespace fixtures

@@ -83,5 +83,7 @@ struct Containing {
 
 /// What loading `path` throws, with the type in front: "io_error: ..." ; empty if it loads.
 std::string load_error(const std::filesystem::path& path);
+/// The same of a new directory of `files`.
+std::string directory_error(const Files& files);
 
 }  // namespace fixtures

@@ -8,6 +8,7 @@
 #include "vmoe/data/dataset.hpp"
 
 using fixtures::Containing;
+using fixtures::directory_error;
 using fixtures::Files;
 using fixtures::idx;
 using fixtures::TemporaryFolder;
@@ -35,12 +36,6 @@ void check_small(const Dataset& data) {
   CHECK(int{data.train.image(2)[1]} == 13);
   CHECK(data.classes == std::vector<std::string>{"0", "1", "2"});
   CHECK(!data.held_out);
-}
-
-std::string directory_error(const Files& files) {
-  const TemporaryFolder folder;
-  write_directory(folder / "data", files);
-  return fixtures::load_error(folder / "data");
 }
 
 }  // namespace

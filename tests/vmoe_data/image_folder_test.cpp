@@ -8,6 +8,7 @@
 #include "vmoe/data/dataset.hpp"
 
 using fixtures::Containing;
+using fixtures::directory_error;
 using fixtures::Files;
 using fixtures::TemporaryFolder;
 using fixtures::write_archive;
@@ -42,14 +43,6 @@ Files renamed(Files files, const std::string& what, const std::string& by) {
   for (auto& [name, bytes] : files)
     if (name.find(what) != std::string::npos) name = replaced(name, what, by);
   return files;
-}
-
-/// Writes the files as a directory and tells what loading it throws.
-std::string directory_error(const Files& files) {
-  const TemporaryFolder folder;
-  std::filesystem::create_directory(folder / "data");
-  write_directory(folder / "data", files);
-  return fixtures::load_error(folder / "data");
 }
 
 }  // namespace
