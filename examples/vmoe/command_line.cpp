@@ -110,9 +110,9 @@ CommandLine CommandLine::parse(int argc, char** argv) {
 
   CommandLine line;
   std::string config, resume, target, threads;
-  const auto add_text = [](CLI::App* command, const char* name, std::string& value,
+  const auto add_text = [](CLI::App* at, const char* name, std::string& value,
                            const char* type, const char* help) {
-    return command->add_option(name, value, help)
+    return at->add_option(name, value, help)
         ->type_name(type)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   };

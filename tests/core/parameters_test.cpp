@@ -84,7 +84,7 @@ TEST_CASE("a range is a run of shared entries and one of experts") {
   CHECK(b.experts.first == 20);
   CHECK(b.experts.size == 4);
   CHECK(message_of<config_error>([&] { (void)p.range("C/"); }) ==
-        "moxie::Parameters::range: no trained entry starts with 'C/'");
+        "moxie::Parameters::range: there is no trained entry in 'C/'");
 }
 
 TEST_CASE("a range of entries that lie apart is refused by name") {

@@ -5,6 +5,7 @@
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/router/sinkhorn_expert_choice.hpp"
 #include "moxie/router/sinkhorn_top_k.hpp"
+#include "moxie/router/soft.hpp"
 #include "moxie/router/sparse_expert_choice.hpp"
 #include "moxie/router/sparse_top_k.hpp"
 #include "moxie/testing/gradcheck.hpp"
@@ -145,4 +146,18 @@ TEST_CASE("a layer whose experts choose refuses routes from outside") {
           [&] { runner.forward(normals(20, 1), Pass<B>{}.with(std::span(&routes, 1))); }) ==
       "moxie::MoeLayer::forward: pass.routes: with this router experts choose tokens, so it cannot "
       "take choices of tokens from outside");
+}
+
+TEST_CASE("experts that choose, and soft slots, need a number of slots") {
+  using B = CpuBackend<double>;
+  B backend;
+  const auto make = [&](const auto& router) {
+    return message_of<config_error>([&] {
+      MoeLayer(backend, MoeShape{.width = 5, .experts = 3}, router, Dropless{}, FeedForward<Gelu>{.hidden = 6});
+    });
+  };
+  const std::string_view begin = "moxie::MoeLayer: the capacity is Dropless, but this router fills every slot";
+  CHECK(make(Choose(noise, {})).starts_with(begin));
+  CHECK(make(SparseExpertChoiceRouter{}).starts_with(begin));
+  CHECK(make(SoftRouter{}).starts_with(begin));
 }

@@ -128,7 +128,9 @@ struct RetryGroup {
 /// the order of the priority, ask their expert of that rank and take its next free slot. Drops
 /// remain only if the slots or the ranks run out. Ranks are those of selection: the plan's if the
 /// router made one, else of noisy_logits, or of noisy_probs + bias with a bias for selection; ties
-/// to the lower expert.
+/// to the lower expert. A router that does not choose by the gate (HashRouter, UniformRouter) has no
+/// ranks of its own, and one that chooses inside groups of experts has none outside them: there the
+/// next expert is the next by logits.
 ///
 /// Afterwards a token that had lost a choice lists its kept first choices, then the experts it got
 /// in the order it got them, then the choices that stay dropped. Choices of -1 (padding, recorded

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/capacity/concept.hpp"
+#include "moxie/core/math.hpp"
 
 /// A Priority orders the tokens of each group: who comes first gets a slot first. The same order is
 /// used for every choice; all first choices precede all second choices.
@@ -61,10 +62,10 @@ struct DescendingKey {
 
   MOXIE_HD static std::int32_t part(T score, int pass) {
     if constexpr (sizeof(T) == sizeof(float)) {
-      const auto all = __builtin_bit_cast(std::uint32_t, score);
+      const auto all = math::detail::bits<std::uint32_t>(score);
       return static_cast<std::int32_t>(0x7fffffffU - (all & 0x7fffffffU));
     } else {
-      const auto all = __builtin_bit_cast(std::uint64_t, score);
+      const auto all = math::detail::bits<std::uint64_t>(score);
       return static_cast<std::int32_t>(0x1fffffU - ((all >> (21 * pass)) & 0x1fffffU));
     }
   }

@@ -144,20 +144,20 @@ class Parameters {
   /// To be called once after each update of the trained values of `range`; train::Step does.
   void after_step(const ParameterRange& range = {}) const {
     for (const std::unique_ptr<StepHook>& hook : hooks_)
-      if (hook->prefix().starts_with(range.prefix)) hook->after_step(*this);
+      if (lies_in(hook->prefix(), range.prefix)) hook->after_step(*this);
   }
 
   const std::vector<ParameterEntry>& entries() const noexcept { return entries_; }
   const ParameterEntry& entry(Id id) const { return entries_[id]; }
   Index size() const noexcept { return values_.view().size; }
 
-  /// The entries whose name starts with `prefix` ("" for all). Errors: config_error if there is none, or if
-  /// they do not lie together (a prefix must be a Scope's).
+  /// The entries of the Scope `prefix`: of that name, or with names that go on behind it with a `/` ("" for all).
+  /// Errors: config_error if there is none, or if they do not lie together (a prefix must be a Scope's).
   ParameterRange range(std::string_view prefix = "") const {
     ParameterRange r;
     bool found = false;
     for (const ParameterEntry& e : entries_) {
-      if (!e.trained || !std::string_view(e.name).starts_with(prefix)) continue;
+      if (!e.trained || !lies_in(e.name, prefix)) continue;
       found = true;
       ParameterRange::Run& run = e.expert_axis ? r.experts : r.shared;
       if (run.size == 0) run.first = e.offset;
@@ -167,11 +167,15 @@ class Parameters {
       run.size += e.size();
     }
     r.prefix = prefix;
-    if (!found) throw_config("moxie::Parameters::range: no trained entry starts with '", prefix, "'");
+    if (!found) throw_config("moxie::Parameters::range: there is no trained entry in '", prefix, "'");
     return r;
   }
 
  private:
+  static bool lies_in(std::string_view name, std::string_view scope) {
+    if (scope.empty() || !name.starts_with(scope)) return scope.empty();
+    return name.size() == scope.size() || scope.back() == '/' || name[scope.size()] == '/';
+  }
   void lay_out() {
     Index trained = 0;
     Index buffers = 0;

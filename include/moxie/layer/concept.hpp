@@ -52,12 +52,15 @@ void check_forward(const char* who, ConstMatrix<B> x, Matrix<B> y, Index in, Ind
                 "]");
   if (x.rows > bound)
     throw_shape(who, "::forward: x has ", x.rows, " rows, the tape was made for at most ", bound);
+  if (x.rows > 0 && (!x || !y))
+    throw_shape(who, "::forward: ", x ? "y" : "x", " has ", x.rows, " rows but no memory (a null pointer)");
 }
 template <class B>
 void check_backward(const char* who, ConstMatrix<B> dy, Matrix<B> dx, Index rows, Index in, Index out) {
   if (dy.rows != rows || dy.cols != out)
     throw_shape(who, "::backward: dy is [", dy.rows, " x ", dy.cols, "], expected [", rows, " x ",
                 out, "], the shape of this tape's last forward");
+  if (rows > 0 && !dy) throw_shape(who, "::backward: dy has ", rows, " rows but no memory (a null pointer)");
   if (dx && (dx.rows != rows || dx.cols != in))
     throw_shape(who, "::backward: dx is [", dx.rows, " x ", dx.cols, "], expected [", rows, " x ", in,
                 "] or empty");

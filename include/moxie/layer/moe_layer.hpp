@@ -6,12 +6,11 @@
 #include <vector>
 
 #include "moxie/capacity/assign.hpp"
+#include "moxie/capacity/dropless.hpp"
 #include "moxie/capacity/identity_overflow.hpp"
-#include "moxie/dispatch/gather.hpp"
-#include "moxie/dispatch/soft.hpp"
 #include "moxie/expert/concept.hpp"
-#include "moxie/gate/linear.hpp"
 #include "moxie/layer/given_routes.hpp"
+#include "moxie/layer/router_parts.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/first_non_finite.hpp"
 #include "moxie/regularizer/concept.hpp"
@@ -27,33 +26,6 @@ struct MoeShape {
   Index group = 0;    ///< S; 0 = all tokens of the pass
   std::uint64_t seed = 0;  ///< of the initial parameters, if the layer owns them
 };
-
-namespace detail {
-template <class R, class Routing>
-struct DispatcherOf {
-  using type = GatherDispatcher;
-};
-template <class R, class B>
-  requires(!requires { typename R::DispatcherType; })
-struct DispatcherOf<R, SoftRouting<B>> {
-  using type = SoftDispatcher;
-};
-template <class R, class Routing>
-  requires requires { typename R::DispatcherType; }
-struct DispatcherOf<R, Routing> {
-  using type = typename R::DispatcherType;
-};
-template <class R>
-struct GateOf {
-  using type = LinearGate;
-};
-template <class R>
-  requires requires { typename R::GateType; }
-struct GateOf<R> {
-  using type = typename R::GateType;
-};
-
-}  // namespace detail
 
 /// A mixture-of-experts layer: gate, router, capacity, dispatch, experts, combine, and losses on its routing.
 ///
@@ -139,6 +111,13 @@ class MoeLayer {
       throw_config("moxie::MoeLayer: shape.group is ", shape.group,
                    ", expected >= 0 (0 = all tokens of the pass)");
     if constexpr (requires { router.check(shape.experts); }) router.check(shape.experts);
+    if constexpr (std::same_as<C, Dropless>) {
+      bool full = soft;
+      if constexpr (requires { router.ragged(); }) full = router.ragged();
+      if (full)
+        throw_config("moxie::MoeLayer: the capacity is Dropless, but this router fills every slot there is: each "
+                     "expert would take every token; expected a number of slots (CapacityFactor, FixedCapacity)");
+    }
     // The rule is asked here, so that one that makes no sense fails now and not in the first pass. Without a fixed
     // group it is asked for a large one: whether a small one has slots is known when it comes.
     for (const Mode mode : {Mode::train, Mode::eval})
@@ -224,9 +203,9 @@ class MoeLayer {
   /// @throws shape_error before anything is written; numeric_error naming the first token whose logits are not
   /// finite (on a host backend; on a device `check(tape)` does)
   void forward(ConstMatrix<B> x, Matrix<B> y, Tape& t, const Pass<B>& pass = {}) const {
+    RoutingShape s = routing_shape(x.rows, pass.mode);
     detail::check_forward<B>("moxie::MoeLayer", x, y, input_width(), output_width(), t.bound);
     const Routes<B> given = routes_of(pass);
-    RoutingShape s = routing_shape(x.rows, pass.mode);
     if (!given.empty() && !soft) {
       s.capacity = s.group;  // nothing is dropped but what was recorded so
       s.rows = rows_of(s);
@@ -327,7 +306,11 @@ class MoeLayer {
                     ") are NaN or infinite");
   }
 
+  /// @throws shape_error if the tape's last forward did not end, or there was none: it holds no routing then
   void visit_routing(Tape& t, RoutingVisitor<B>& visitor) const {
+    if (!t.ready)
+      throw_shape("moxie::MoeLayer::visit_routing: there was no forward on this tape, or its last one ended with "
+                  "an error");
     if constexpr (soft) {
       visitor.soft(t.routing);
     } else {

@@ -79,7 +79,7 @@ struct RoutingShape {
   Index assignments = 0;  ///< the most (token, expert) pairs there can be
   Index rows = 0;         ///< the most rows that can be dispatched
 
-  Index groups() const { return group > 0 ? tokens / group : 0; }
+  MOXIE_HD Index groups() const { return group > 0 ? tokens / group : 0; }
 };
 
 /// What the layer tells its policies about the pass: the Pass, plus where it runs.

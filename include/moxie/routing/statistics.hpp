@@ -154,12 +154,21 @@ struct SparseStatistics {
       ++chosen;
     }
     if (chosen == 0 || chosen == r.shape.experts) return;
-    T next = math::lowest<T>();
-    for (Index e = 0; e < r.shape.experts; ++e) {
-      bool mine = false;
-      for (Index k = 0; k < r.choice.cols; ++k) mine = mine || r.choice(t, k) == e;
-      if (!mine) next = math::maximum(next, score[e]);
+    // A strip at a time without the chosen ones: a comparison with each choice for each expert would not vectorise.
+    T best[strip];
+    for (Index i = 0; i < strip; ++i) best[i] = math::lowest<T>();
+    for (Index e = 0; e < r.shape.experts; e += strip) {
+      T others[strip];
+      for (Index i = 0; i < strip; ++i) others[i] = math::lowest<T>();
+      const Index here = r.shape.experts - e < strip ? r.shape.experts - e : strip;
+      for (Index i = 0; i < here; ++i) others[i] = score[e + i];
+      for (Index k = 0; k < r.choice.cols; ++k) {
+        const Index mine = r.choice(t, k) - e;
+        if (mine >= 0 && mine < here) others[mine] = math::lowest<T>();
+      }
+      for (Index i = 0; i < strip; ++i) best[i] = math::maximum(best[i], others[i]);
     }
+    const T next = strip_maximum<T>(strip, [&](Index i) { return best[i]; });
     token[2] += least - next;
     token[3] += 1;
   }

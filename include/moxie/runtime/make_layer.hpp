@@ -116,7 +116,7 @@ AnyLayer<B> make_layer(const Scope<B>& scope, const MoeConfig& c,
     if ((loss.name == NoisyLoad::name || loss.name == TutelLoad::name) && loss.weight != 0.0 &&
         !router.noisy())
       throw_config("moxie::make_layer: the loss '", loss.name, "' needs noise, and router '",
-                   c.router.name, "' has none: give it noise, or leave the loss out");
+                   c.router.name, "' has none: ", "give it noise (or another router, if it takes none), or leave the loss out");
   return MoeLayer{scope,
                   c.shape,
                   WithGate{router.own_gate() ? *router.own_gate() : make_gate<B>(c.router), router},

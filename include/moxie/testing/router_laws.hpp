@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "moxie/capacity/dropless.hpp"
+#include "moxie/capacity/fixed.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/testing/pass_through.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
@@ -369,8 +369,8 @@ class RouterChecker {
     recorder_.begin("a layer around the router");
     const Index experts = fewest_ + 2;
     const Index tokens = 5;
-    const MoeLayer<B, R, Dropless, PassThrough> layer(
-        backend_, {.width = 3, .experts = experts, .seed = 1}, router_, Dropless{}, PassThrough{});
+    const MoeLayer<B, R, FixedCapacity, PassThrough> layer(
+        backend_, {.width = 3, .experts = experts, .seed = 1}, router_, FixedCapacity{tokens}, PassThrough{});
     auto tape = layer.make_tape(tokens);
     OwnedMatrix<B> x(backend_, tokens, 3, draw_.normals(tokens * 3));
     const OwnedMatrix<B> y(backend_, tokens, 3);
