@@ -4,19 +4,14 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/router_laws.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 
 using namespace moxie;
+using test::check_near;
 using testing::SparseFixture;
 using Ints = std::vector<std::int32_t>;
 
 namespace {
-
-template <class T>
-void check_near(const std::vector<T>& got, const std::vector<double>& wanted) {
-  REQUIRE(got.size() == wanted.size());
-  for (std::size_t i = 0; i < got.size(); ++i)
-    CHECK(testing::near(static_cast<double>(got[i]), wanted[i], testing::tolerance<T>));
-}
 
 template <class B, class R>
 void check_laws(const R& router) {

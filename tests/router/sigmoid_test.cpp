@@ -9,8 +9,10 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/router_laws.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 
 using namespace moxie;
+using test::check_near;
 using testing::SparseFixture;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -22,12 +24,6 @@ double logit(double p) { return std::log(p / (1 - p)); }
 std::vector<double> logits(std::vector<double> scores) {
   for (double& s : scores) s = logit(s);
   return scores;
-}
-template <class T>
-void check_near(const std::vector<T>& got, const std::vector<double>& wanted) {
-  REQUIRE(got.size() == wanted.size());
-  for (std::size_t i = 0; i < got.size(); ++i)
-    CHECK(testing::near(static_cast<double>(got[i]), wanted[i], testing::tolerance<T>));
 }
 template <class R, class B>
 RoutingTraits traits(const R& r, const B& b, const RoutingShape& s) {

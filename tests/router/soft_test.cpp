@@ -3,25 +3,14 @@
 
 #include "router/soft_fixture.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 
 using namespace moxie;
 using namespace moxie::test;
 using testing::detail::Draw;
 
 namespace {
-
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-
-template <class T>
-void check_near(const std::vector<T>& got, const std::vector<double>& wanted,
-                double by = testing::tolerance<T>) {
-  REQUIRE(got.size() == wanted.size());
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    CAPTURE(i);
-    CHECK(testing::near(static_cast<double>(got[i]), wanted[i], by));
-  }
-}
-
 }  // namespace
 
 TEST_CASE_TEMPLATE("SoftRouter: two tokens and two slots by hand", B, MOXIE_TEST_BACKENDS) {

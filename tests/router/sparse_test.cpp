@@ -1,62 +1,17 @@
 #include <doctest/doctest.h>
 
-#include "moxie/backend/thread_pool.hpp"
 #include "moxie/capacity/fixed.hpp"
 #include "moxie/router/noise.hpp"
 #include "moxie/router/sparse_expert_choice.hpp"
 #include "moxie/router/sparse_top_k.hpp"
-#include "moxie/testing/router_laws.hpp"
-#include "support/backends.hpp"
+#include "router/plan_fixture.hpp"
 #include "support/vectors.hpp"
 
 using namespace moxie;
+using namespace moxie::test;
 using testing::SparseFixture;
 using testing::detail::all_near;
 using testing::detail::Draw;
-using Doubles = std::vector<double>;
-using Ints = std::vector<std::int32_t>;
-
-namespace {
-
-template <class R>
-RoutingShape shape_of(const R& router, Index tokens, Index group, Index experts, Index capacity) {
-  RoutingShape s{.tokens = tokens,
-                 .experts = experts,
-                 .choices = router.choices(experts),
-                 .group = group,
-                 .capacity = capacity};
-  s.assignments = router.assignments(s);
-  return s;
-}
-template <class T>
-Doubles doubles(const std::vector<T>& v) {
-  return {v.begin(), v.end()};
-}
-template <class B>
-constexpr double near_by = sizeof(typename B::Scalar) == 8 ? 1e-9 : 1e-4;
-
-/// Weight at [t, e, slot] of what is kept.
-template <class B>
-Doubles combine_of(B& b, const SparseFixture<B>& f, Index slots) {
-  const RoutingShape& s = f.shape();
-  Doubles out(static_cast<std::size_t>(s.tokens * s.experts * slots), 0.0);
-  const Ints first = testing::detail::to_host(b, f.routing.first);
-  const Ints choice = f.choices();
-  const Ints slot = f.slots();
-  const Ints row = f.rows();
-  const Doubles weight = doubles(f.weights());
-  for (Index t = 0; t < s.tokens; ++t) {
-    const auto at = static_cast<std::size_t>(t);
-    const Index begin = f.routing.first ? first[at] : t * s.choices;
-    const Index end = f.routing.first ? first[at + 1] : (t + 1) * s.choices;
-    for (auto a = static_cast<std::size_t>(begin); a < static_cast<std::size_t>(end); ++a)
-      if (row[a] >= 0)
-        out[static_cast<std::size_t>((t * s.experts + choice[a]) * slots + slot[a])] = weight[a];
-  }
-  return out;
-}
-
-}  // namespace
 
 TEST_CASE_TEMPLATE("the golden vector of sparse expert choice", B, MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
@@ -158,26 +113,6 @@ TEST_CASE_TEMPLATE("sparse routers do not see the noise", B, MOXIE_TEST_BACKENDS
   check(SparseExpertChoiceRouter{});
 }
 
-TEST_CASE_TEMPLATE("sparse routers obey the Router laws", B, MOXIE_TEST_BACKENDS) {
-  B backend = test::make_backend<B>();
-  const auto check = [&](const auto& router, bool ties) {
-    // A shift of the logits changes the last bits of the softmax, and equal tokens may then part.
-    const testing::LawReport report =
-        testing::check_router_laws(backend, router,
-                                   {.cases = 400,
-                                    .global = true,
-                                    .ties_to_lower_expert = ties,
-                                    .permutable_experts = sizeof(typename B::Scalar) == 8,
-                                    .shift_invariant = false});
-    CHECK_MESSAGE(report.passed, report.message);
-  };
-  check(WithNoise{GaussianNoise{.std = 1}, SparseTopKRouter{.k = 2}}, false);
-  check(SparseTopKRouter{.renormalize = true, .max_iterations = 3}, false);
-  check(WithNoise{GaussianNoise{.std = 1}, SparseExpertChoiceRouter{}}, true);
-  check(SparseExpertChoiceRouter{.fill_zero = false}, true);
-  check(SparseExpertChoiceRouter{.max_iterations = 3, .quadratic = true}, true);
-}
-
 TEST_CASE_TEMPLATE("adding a number to all logits changes nothing in sparse routers", B,
                    MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
@@ -200,44 +135,18 @@ TEST_CASE_TEMPLATE("adding a number to all logits changes nothing in sparse rout
 }
 
 TEST_CASE_TEMPLATE("sparse routers give the same bits on any number of threads", T, float, double) {
-  using B = CpuBackend<T>;
-  const auto check = [](const auto& router) {
-    const auto run = [&](B backend) {
-      const RoutingShape s = shape_of(router, 400, 200, 10, 30);
-      SparseFixture<B> f(backend, s, routing_traits(router, backend, s));
-      f.set_logits(Draw(3).normals(400 * 10));
-      router.route(backend, f.context, f.routing);
-      testing::detail::from_host(backend, f.gradients.weight,
-                                 Draw(4).normals(f.routing.weight.size()));
-      router.route_backward(backend, f.context, f.routing, f.gradients);
-      return std::tuple{f.plan(), f.choices(), f.weights(), f.d_logits()};
-    };
-    const auto alone = run(B());
-    for (const int threads : {2, 3, 8}) {
-      ThreadPool pool(threads);
-      CHECK(run(B(pool)) == alone);
-    }
-  };
-  check(SparseTopKRouter{.k = 2});
-  check(SparseExpertChoiceRouter{});
+  check_threads<T>(SparseTopKRouter{.k = 2});
+  check_threads<T>(SparseExpertChoiceRouter{});
 }
 
 TEST_CASE("sparse routers refuse hyper-parameters that make no sense") {
-  const auto text = [](auto router) -> std::string {
-    try {
-      router.check(4);
-    } catch (const config_error& e) {
-      return e.what();
-    }
-    return "no error";
-  };
-  CHECK(text(SparseTopKRouter{.k = 5}) ==
+  CHECK(refusal(SparseTopKRouter{.k = 5}) ==
         "moxie::SparseTopKRouter: k is 5, expected 1 to 4 (the number of experts)");
-  CHECK(text(SparseTopKRouter{.gamma = 0}) == "moxie::SparseTopKRouter: gamma is 0, expected > 0");
-  CHECK(text(SparseExpertChoiceRouter{.max_iterations = -1}) ==
+  CHECK(refusal(SparseTopKRouter{.gamma = 0}) == "moxie::SparseTopKRouter: gamma is 0, expected > 0");
+  CHECK(refusal(SparseExpertChoiceRouter{.max_iterations = -1}) ==
         "moxie::SparseExpertChoiceRouter: max_iterations is -1, expected >= 0");
-  CHECK(text(SparseExpertChoiceRouter{.learning_rate = 0}) ==
+  CHECK(refusal(SparseExpertChoiceRouter{.learning_rate = 0}) ==
         "moxie::SparseExpertChoiceRouter: learning_rate is 0, expected > 0");
-  CHECK(text(SparseExpertChoiceRouter{.tolerance = -1}) ==
+  CHECK(refusal(SparseExpertChoiceRouter{.tolerance = -1}) ==
         "moxie::SparseExpertChoiceRouter: tolerance is -1, expected >= 0");
 }
