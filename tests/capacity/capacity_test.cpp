@@ -11,6 +11,7 @@
 #include "moxie/capacity/random_priority.hpp"
 #include "moxie/capacity/sum_priority.hpp"
 #include "moxie/router/top_k.hpp"
+#include "moxie/testing/given_order.hpp"
 #include "support/backends.hpp"
 #include "support/vectors.hpp"
 
@@ -28,21 +29,6 @@ std::string message_of(const C& capacity) {
   }
   return "no error";
 }
-
-/// An order given from outside.
-struct GivenOrder {
-  Ints served;
-
-  template <Backend B>
-  std::size_t bytes(const B&, Index) const {
-    return 0;
-  }
-  template <Backend B>
-  void order(B& b, const Context<B>&, const SparseRouting<B>&, IntVector<B> order,
-             Scratch<B>) const {
-    testing::detail::from_host(b, order, served);
-  }
-};
 
 /// Choices, slots and weights as a vector lists them.
 template <class B, class P>
@@ -234,9 +220,11 @@ TEST_CASE_TEMPLATE("with equal gates everyone asks for the first expert, and the
 TEST_CASE_TEMPLATE("token choice gives the numbers of the golden vectors", B, MOXIE_TEST_BACKENDS) {
   check_vector<B>("02_token_choice_first", TokenPriority{});
   check_vector<B>("03_token_choice_bpr", BatchPriority{});
+  B backend = test::make_backend<B>();
   const nlohmann::json random = test::read_vector("04_token_choice_random");
-  check_vector<B>("04_token_choice_random",
-                  GivenOrder{test::flat<std::int32_t>(random["inputs"]["perm"])});
+  const test::Buffer<std::int32_t, B> order(backend,
+                                            test::flat<std::int32_t>(random["inputs"]["perm"]));
+  check_vector<B>("04_token_choice_random", testing::GivenOrder<B>{.served = order.view()});
 }
 
 TEST_CASE_TEMPLATE("one choice of T*K tokens is the dropless layout of the golden vector", B,
