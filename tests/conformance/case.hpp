@@ -84,6 +84,7 @@ std::vector<Kind> soft_kinds();
 std::vector<Kind> layer_kinds();
 std::vector<Kind> loss_kinds();
 std::vector<Kind> bias_kinds();
+std::vector<Kind> pair_kinds();
 std::vector<Kind> training_kinds();
 
 }  // namespace moxie::conformance
