@@ -11,15 +11,13 @@
 #include "device/allocations.hpp"
 #include "moxie/testing/gradcheck.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
+#include "support/parameters.hpp"
 
 /// What the tests of layers share.
-#if defined(MOXIE_TEST_THRUST)
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>, ::moxie::ThrustHostBackend<double>
-#else
-#define MOXIE_DOUBLE_BACKENDS ::moxie::CpuBackend<double>
-#endif
-
 namespace moxie::test {
+
+using testing::tolerance;
 
 /// Gradients and laws of a layer. Allocations are counted on the CPU backend, which promises none.
 template <class L>
@@ -46,34 +44,6 @@ std::vector<double> outputs(const L& layer, const std::vector<double>& x, Index 
                 pass);
   const std::vector<T> y = out.to_vector();
   return {y.begin(), y.end()};
-}
-
-/// Sets an entry's values.
-template <Backend B>
-void set_parameter(Parameters<B>& parameters, std::string_view name,
-                   const std::vector<double>& values) {
-  using T = typename B::Scalar;
-  for (const ParameterEntry& e : parameters.entries()) {
-    if (e.name != name) continue;
-    REQUIRE(e.size() == static_cast<Index>(values.size()));
-    const std::vector<T> host(values.begin(), values.end());
-    parameters.backend().copy_from_host(parameters.edit().data + e.offset, host.data(),
-                                        host.size() * sizeof(T));
-    return;
-  }
-  FAIL("no parameter of that name");
-}
-
-template <class T>
-inline constexpr double tolerance = sizeof(T) == sizeof(float) ? 1e-5 : 1e-12;
-
-/// Element by element, relative to sizes above 1.
-inline void check_near(const std::vector<double>& a, const std::vector<double>& b, double by) {
-  REQUIRE(a.size() == b.size());
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    CAPTURE(i);
-    CHECK(std::fabs(a[i] - b[i]) <= by * std::fmax(1.0, std::fabs(b[i])));
-  }
 }
 
 }  // namespace moxie::test

@@ -12,9 +12,11 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/gradcheck.hpp"
 #include "support/backends.hpp"
+#include "support/errors.hpp"
 #include "support/kernels.hpp"
 
 using namespace moxie;
+using test::message_of;
 using B = CpuBackend<double>;
 
 namespace {
@@ -40,16 +42,6 @@ Vit<B> make_vit(B& cpu, double factor) {
   });
   vit.parameters().initialize(1);
   return vit;
-}
-
-template <class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const error& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 }  // namespace
