@@ -102,7 +102,9 @@ TEST_CASE("a layer with every regularizer has the gradient of their sum and allo
   for (const std::string_view name : regularizer_names)
     all.push_back({.name = std::string(name), .weight = 0.3, .decay = LossDecay::linear});
   const MoeLayer layer{backend, shape, router, CapacityFactor{}, expert, make_regularizers<B>(all)};
-  testing::GradientOptions<B> options{.pass = {.seed = 9, .progress = 0.25}, .row_multiple = 6};
+  const test::Buffer<std::int32_t, B> pairs(backend, {0, 6, 1, 8, 2, 8, 5, -1, 4, 11});
+  testing::GradientOptions<B> options{
+      .pass = {.seed = 9, .progress = 0.25, .pairs = pairs.view(5, 2)}, .row_multiple = 6};
   options.allocations = [] { return static_cast<std::size_t>(test::allocations()); };
   const testing::GradientReport report = testing::check_gradients(layer, tokens, options);
   CHECK_MESSAGE(report.passed, report.message);
@@ -146,7 +148,8 @@ TEST_CASE("make_regularizers takes the weights that are given and says what is w
       "moxie::make_regularizers: there is no regularizer 'importence' (did you mean "
       "'importance'?), "
       "expected one of: importance, load, switch_balance, switch_topk, router_z, local_entropy, "
-      "global_entropy, threshold_entropy, mutual_information, tutel_importance, tutel_load",
+      "global_entropy, threshold_entropy, mutual_information, tutel_importance, tutel_load, "
+      "pairwise_consistency, pairwise_l2, pairwise_jsd, pairwise_jsd_topk",
       config_error);
   CHECK_THROWS_WITH_AS((void)make_regularizers<B>({{.name = "load"}, {.name = "load"}}),
                        "moxie::make_regularizers: 'load' is given twice", config_error);
@@ -157,12 +160,28 @@ TEST_CASE("make_regularizers takes the weights that are given and says what is w
       config_error);
 }
 
+TEST_CASE("make_regularizers takes the parts and the form of pairwise consistency") {
+  const PairwiseConsistency released{
+      .weight = 2, .diagonal = 0.3, .form = ConsistencyDiagonal::position, .tokens_per_image = 6};
+  const auto named = make_regularizers<B>(
+      {{.name = "pairwise_consistency", .decay = LossDecay::step, .consistency = released}});
+  CHECK(named == AnyRegularizers<B>{WithDecay{LossDecay::step, released}});
+  CHECK_FALSE(named ==
+              AnyRegularizers<B>{WithDecay{LossDecay::step, PairwiseConsistency{.weight = 2}}});
+  PairwiseConsistency lighter = released;
+  lighter.weight = 0.5;
+  CHECK(make_regularizers<B>(
+            {{.name = "pairwise_consistency", .weight = 0.5, .consistency = released}}) ==
+        AnyRegularizers<B>{WithDecay{LossDecay::none, lighter}});
+}
+
 TEST_CASE("make_regularizers knows what soft routing has") {
   using Soft = SoftRouting<B>;
-  const auto some = make_regularizers<B, Soft>({{.name = "importance"}, {.name = "local_entropy"}});
+  const auto some = make_regularizers<B, Soft>(
+      {{.name = "importance"}, {.name = "local_entropy"}, {.name = "pairwise_consistency"}});
   static_assert(Regularizer<AnyRegularizers<B, Soft>, B, Soft>);
   static_assert(!Regularizer<AnyRegularizers<B, Soft>, B, SparseRouting<B>>);
-  CHECK(some.size() == 2);
+  CHECK(some.size() == 3);
   CHECK_THROWS_WITH_AS(
       (void)(make_regularizers<B, Soft>({{.name = "load"}})),
       "moxie::make_regularizers: 'load' reads choices or noisy logits, which this router's kind of "

@@ -17,6 +17,10 @@
 #include "moxie/regularizer/local_entropy.hpp"
 #include "moxie/regularizer/mutual_information.hpp"
 #include "moxie/regularizer/noisy_load.hpp"
+#include "moxie/regularizer/pairwise_consistency.hpp"
+#include "moxie/regularizer/pairwise_jsd.hpp"
+#include "moxie/regularizer/pairwise_l2.hpp"
+#include "moxie/regularizer/pairwise_top_k_jsd.hpp"
 #include "moxie/regularizer/router_z.hpp"
 #include "moxie/regularizer/switch_balance.hpp"
 #include "moxie/regularizer/threshold_entropy.hpp"
@@ -106,8 +110,7 @@ class RegularizerModel final : public RegularizerPart<B, Routing> {
 ///   losses.names()
 ///
 /// Parts share one list that never changes, so a copy is cheap and allocates nothing. A part of
-/// weight 0 costs nothing. Parts are losses per group; one over the whole batch goes into a layer's
-/// pack by itself.
+/// weight 0 costs nothing. Since a part may cover the whole batch, so do the sums of all.
 template <Backend B, class Routing = SparseRouting<B>>
 class AnyRegularizers {
   using T = typename B::Scalar;
@@ -117,7 +120,7 @@ class AnyRegularizers {
   double weight = 1;  ///< of the sum of all
 
   static constexpr std::string_view name = "regularizers";
-  static constexpr bool per_group = true;
+  static constexpr bool per_group = false;
 
   AnyRegularizers() : AnyRegularizers(List{}) {}
   template <class... A>
@@ -192,9 +195,6 @@ class AnyRegularizers {
 
   template <class A>
   static void append(List& list, A regularizer) {
-    static_assert(A::per_group,
-                  "moxie::AnyRegularizers: a part is a loss per group; give one over the whole "
-                  "batch to the layer by itself");
     list.parts.push_back(
         std::make_shared<const detail::RegularizerModel<B, Routing, A>>(std::move(regularizer)));
     list.names.push_back(A::name);
@@ -223,7 +223,8 @@ class AnyRegularizers {
 /// The regularizers that `make_regularizers` knows by their names.
 using NamedRegularizers =
     std::tuple<Importance, NoisyLoad, SwitchBalance, TopKBalance, RouterZ, LocalEntropy,
-               GlobalEntropy, ThresholdEntropy, MutualInformation, TutelImportance, TutelLoad>;
+               GlobalEntropy, ThresholdEntropy, MutualInformation, TutelImportance, TutelLoad,
+               PairwiseConsistency, PairwiseL2, PairwiseJsd, PairwiseTopKJsd>;
 
 /// Their names, in that order.
 inline constexpr auto regularizer_names = []<class... A>(const std::tuple<A...>*) {
@@ -235,6 +236,8 @@ struct RegularizerChoice {
   std::string name{};              ///< one of regularizer_names
   std::optional<double> weight{};  ///< none: the regularizer's own
   LossDecay decay = LossDecay::none;
+  /// What "pairwise_consistency" has besides: its two parts and its form. `weight` above is its own.
+  PairwiseConsistency consistency{};
 };
 
 namespace detail {
@@ -244,6 +247,7 @@ void add_if_named(AnyRegularizers<B, Routing>& all, const RegularizerChoice& c, 
   known = true;
   if constexpr (Regularizer<A, B, Routing>) {
     A a{};
+    if constexpr (std::same_as<A, PairwiseConsistency>) a = c.consistency;
     if (c.weight) a.weight = *c.weight;
     all = all.with(WithDecay{c.decay, a});
   } else {
