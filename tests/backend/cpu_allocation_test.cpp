@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "backend/allocations.hpp"
 #include "backend/reference.hpp"
+#include "device/allocations.hpp"
 #include "moxie/backend/thread_pool.hpp"
 
 namespace {

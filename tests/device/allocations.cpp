@@ -10,9 +10,11 @@ namespace {
 
 std::atomic<int> count{0};
 
-void* counted(std::size_t bytes, std::size_t alignment) {
+void* counted(std::size_t bytes, std::size_t alignment) noexcept {
   ++count;
-  void* p = std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
+  return std::aligned_alloc(alignment, (bytes / alignment + 1) * alignment);
+}
+void* or_throw(void* p) {
   if (p == nullptr) throw std::bad_alloc();
   return p;
 }
@@ -21,9 +23,11 @@ void* counted(std::size_t bytes, std::size_t alignment) {
 
 int moxie::test::allocations() { return count; }
 
-void* operator new(std::size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(std::size_t bytes) {
+  return or_throw(counted(bytes, alignof(std::max_align_t)));
+}
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<std::size_t>(alignment));
+  return or_throw(counted(bytes, static_cast<std::size_t>(alignment)));
 }
 // The address sanitizer brings its own of each form that is not replaced, and tells a mixed pair.
 void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {

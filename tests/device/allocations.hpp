@@ -2,7 +2,7 @@
 
 namespace moxie::test {
 
-/// How often this program has called operator new: allocations.cpp replaces it.
+/// How often any thread of this program has called operator new: allocations.cpp replaces it.
 int allocations();
 
 }  // namespace moxie::test

@@ -8,8 +8,8 @@
 #include "moxie/backend/thrust_host.hpp"
 #include "support/buffer.hpp"
 
-/// The backends on which the tests of DeviceBackend run: one of each scalar and of each kind of memory; every further
-/// one costs seconds of compile time.
+/// The backends on which the tests of DeviceBackend run: one of each scalar and of each kind of
+/// memory; every further one costs seconds of compile time.
 #define DEVICE_BACKENDS ::moxie::ThrustHostBackend<float>, ::moxie::test::DeferredBackend<double>
 
 TYPE_TO_STRING_AS("ThrustHostBackend<float>", moxie::ThrustHostBackend<float>);
