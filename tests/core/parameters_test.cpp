@@ -3,21 +3,14 @@
 #include <doctest/doctest.h>
 
 #include "moxie/backend/cpu.hpp"
+#include "support/errors.hpp"
 
 using namespace moxie;
+using test::message_of;
 using B = CpuBackend<double>;
 
 namespace {
 
-template <class Error, class F>
-std::string message_of(const F& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 template <class V>
 std::vector<double> copy(const V& v) {
   return {v.data, v.data + v.size};
