@@ -11,6 +11,7 @@ import tempfile
 import unittest
 
 import compare
+import comparison
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests" / "vmoe_report"))
 import browser_test  # noqa: E402  (drives Chromium)
@@ -108,9 +109,9 @@ class CompareTest(unittest.TestCase):
         self.assertIn(text, err)
 
     def test_names_become_family_and_axes(self):
-        self.assertEqual(compare.split_name("route/router:soft/capacity:factor-1.25/backward:1/min_time:2.000/real_time"),
+        self.assertEqual(comparison.split_name("route/router:soft/capacity:factor-1.25/backward:1/min_time:2.000/real_time"),
                          ("route", {"router": "soft", "capacity": "factor-1.25", "backward": "1"}))
-        self.assertEqual(compare.split_name("nano/train/64/threads:2"), ("nano/train", {"arg1": "64", "threads": "2"}))
+        self.assertEqual(comparison.split_name("nano/train/64/threads:2"), ("nano/train", {"arg1": "64", "threads": "2"}))
 
     def test_ratio_and_noise_of_two_files(self):
         old = self.file("old", repeated(DENSE, [10, 11, 12]) + repeated(SOFT, [20, 21, 22]))
@@ -140,6 +141,19 @@ class CompareTest(unittest.TestCase):
         rows = self.table(self.file("a", repeated(DENSE, [10, 10, 11]) + repeated(SOFT, [30, 31, 32])),
                           "--against", "router:dense")
         self.assertEqual([r["difference"] for r in rows], ["baseline", "3.10 times the time of router:dense: above the noise."])
+
+    def test_times_of_other_work_are_said_to_be(self):
+        path = self.file("a", repeated(DENSE, [10, 10, 11], rows_per_token=2.0)
+                         + repeated(SOFT, [5, 5, 6], rows_per_token=1.5)
+                         + repeated(SOFT.replace("soft", "hash"), [5, 5, 6], rows_per_token=1.999))
+        rows = self.table(path, "--against", "router:dense")
+        self.assertEqual([r["rows_per_token"] for r in rows], ["2.00", "1.50", "2.00"])
+        self.assertEqual([r["difference"] for r in rows],
+                         ["baseline",
+                          "50.0 % less time than router:dense: above the noise. Other work: 1.50 rows per token, not 2.00.",
+                          "50.0 % less time than router:dense: above the noise."])
+        self.assertNotIn("Other work", self.table(path, "--against", "router:dense", "--metric",
+                                                  "rows_per_token")[1]["difference"])
 
     def test_other_metric_and_its_direction(self):
         old = self.file("old", repeated(DENSE, [1, 1, 1], tokens_per_second=2e6))
