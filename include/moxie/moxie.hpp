@@ -18,6 +18,7 @@
 #include "moxie/capacity/priority.hpp"
 #include "moxie/capacity/random_priority.hpp"
 #include "moxie/capacity/sum_priority.hpp"
+#include "moxie/capacity/train_eval.hpp"
 #include "moxie/capacity/tutel.hpp"
 #include "moxie/dispatch/einsum.hpp"
 #include "moxie/dispatch/gather.hpp"

@@ -10,6 +10,7 @@
 #include "moxie/capacity/priority.hpp"
 #include "moxie/capacity/random_priority.hpp"
 #include "moxie/capacity/sum_priority.hpp"
+#include "moxie/capacity/train_eval.hpp"
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/given_order.hpp"
 #include "support/backends.hpp"
@@ -280,6 +281,7 @@ TEST_CASE_TEMPLATE("capacities obey the Capacity laws", B, MOXIE_TEST_BACKENDS) 
   for (Index c = 1; c <= 11; ++c) check(FixedCapacity{c}, 200);  // groups have up to 9 tokens
   for (Index c = 1; c <= 11; ++c) check(WithPriority{BatchPriority{}, FixedCapacity{c}}, 200);
   check(TrainEval{WithPriority{BatchPriority{}, CapacityFactor{.factor = 1}}, Dropless{}}, 300);
+  check(TrainEval{CapacityFactor{.factor = 1}, WithPriority{BatchPriority{}, FixedCapacity{1}}}, 300);
 }
 
 TEST_CASE_TEMPLATE("priorities obey the Priority laws", B, MOXIE_TEST_BACKENDS) {

@@ -9,6 +9,7 @@
 #include "moxie/capacity/identity_overflow.hpp"
 #include "moxie/capacity/next_choice.hpp"
 #include "moxie/capacity/random_priority.hpp"
+#include "moxie/capacity/train_eval.hpp"
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/capacity_laws.hpp"
 #include "support/backends.hpp"

@@ -5,6 +5,7 @@
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/capacity/factor.hpp"
 #include "moxie/capacity/fixed.hpp"
+#include "moxie/capacity/train_eval.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/optimizer/decay.hpp"

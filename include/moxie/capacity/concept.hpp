@@ -18,7 +18,9 @@
 ///       rows are made. Called by assign_slots if reroutes(), which then tells its caller to weigh again
 ///   bool returns_dropped() const;
 ///       the layer adds weight * x of a dropped choice to the token's own row of y (identity_overflow.hpp)
-/// The last three are an overflow policy, which WithOverflow adds (overflow.hpp); without them, drops.
+///   bool dropless(Mode) const;
+///       there is no limit: experts that fill all their slots would each take every token
+/// The three before it are an overflow policy, which WithOverflow adds (overflow.hpp); without them, drops.
 ///
 /// Laws: a result below 1 is a config_error of the layer; no expert holds more in a group; masked
 /// tokens take none; rerouting leaves the experts of a token distinct, and the choices that were
@@ -74,39 +76,14 @@ bool returns_dropped(const C& c) {
   }
 }
 
-/// One capacity in training, another in evaluation. Priority and overflow policy are the training
-/// capacity's in both.
-template <Capacity Train, Capacity Eval>
-struct TrainEval {
-  Train train{};
-  Eval eval{};
-
-  TrainEval() = default;
-  constexpr TrainEval(Train t, Eval e) : train(t), eval(e) {}
-
-  Index slots(const CapacityQuery& q) const {
-    return q.mode == Mode::train ? train.slots(q) : eval.slots(q);
+/// Whether capacity `c` has no limit in passes of `mode`.
+template <Capacity C>
+constexpr bool is_dropless(const C& c, Mode mode) {
+  if constexpr (requires { c.dropless(mode); }) {
+    return c.dropless(mode);
+  } else {
+    return false;
   }
-  template <Backend B>
-  requires HasPriority<Train, B> std::size_t order_bytes(const B& b, Index tokens)
-  const { return train.order_bytes(b, tokens); }
-  template <Backend B>
-  requires HasPriority<Train, B>
-  void order(B& b, const Context<B>& ctx, const SparseRouting<B>& r, IntVector<B> order,
-             Scratch<B> scratch) const {
-    train.order(b, ctx, r, order, scratch);
-  }
-  bool reroutes() const requires requires(const Train& t) { t.reroutes(); }
-  { return train.reroutes(); }
-  template <Backend B>
-  requires HasReroute<Train, B>
-  void reroute(B& b, const Context<B>& ctx, const FirstPass<B>& first, SparseRouting<B>& r) const {
-    train.reroute(b, ctx, first, r);
-  }
-  bool returns_dropped() const { return moxie::returns_dropped(train); }
-  friend constexpr bool operator==(const TrainEval&, const TrainEval&) = default;
-};
-template <class Train, class Eval>
-TrainEval(Train, Eval) -> TrainEval<Train, Eval>;
+}
 
 }  // namespace moxie

@@ -11,6 +11,7 @@
 #include "moxie/capacity/peers.hpp"
 #include "moxie/capacity/random_priority.hpp"
 #include "moxie/capacity/sum_priority.hpp"
+#include "moxie/capacity/train_eval.hpp"
 #include "moxie/runtime/unknown_name.hpp"
 
 /// Capacity, priority and overflow policy chosen at run time, all three of them:
@@ -31,6 +32,7 @@ class AnyCapacity {
   Index slots(const CapacityQuery& q) const {
     return std::visit([&q](const auto& rule) { return rule.slots(q); }, rule_);
   }
+  bool dropless(Mode) const noexcept { return std::holds_alternative<Dropless>(rule_); }
   const Any& get() const noexcept { return rule_; }
   friend bool operator==(const AnyCapacity&, const AnyCapacity&) = default;
 
