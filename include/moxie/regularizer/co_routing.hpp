@@ -129,13 +129,7 @@ struct CoRouting {
         on += (at_position(x, e) - 1) * (at_position(x, e) - 1);
     return diagonal * on / diagonal_entries() + off_diagonal * off / off_diagonal_entries();
   }
-  /// d loss / d (the entry that pair (a, b) adds p_a[e] p_b[e] to), token a at position x.
-  MOXIE_HD T diagonal_slope(Index x, Index e) const {
-    if (sizes.positions > 0 && x < 0) return 0;
-    const T value = sizes.positions > 0 ? at_position(x, e) : at(e, e);
-    return 2 * diagonal * (value - 1) * scale() / diagonal_entries();
-  }
-  /// d loss / d (the entry e != f that a pair adds p_a[e] p_b[f] to), divided by its sum.
+  /// d loss / d (the sum off the diagonal that a pair adds p_a[e] p_b[f] to), divided by that sum.
   MOXIE_HD T off_diagonal_slope() const {
     return 2 * off_diagonal * scale() * scale() / off_diagonal_entries();
   }
@@ -165,21 +159,43 @@ struct CoRoutingBackward {  // the Term of PairBackward; pairs() > 0, since the 
   CoRouting<T> terms;
   ConstMatrix<B> probs;
 
-  MOXIE_HD void add_a(Index a, Index b, T* d) const { add(a, probs.row(b), experts(), 1, d); }
-  MOXIE_HD void add_b(Index a, Index /*b*/, T* d) const { add(a, probs.row(a), 1, experts(), d); }
+  MOXIE_HD void add_a(Index a, Index b, T* d) const {
+    const T* other = probs.row(b);
+    const T by = terms.off_diagonal_slope();
+    for (Index e = 0; e < terms.sizes.experts; ++e) {
+      const T* row = terms.sums + e * terms.sizes.experts;
+      T off = 0;
+      for (Index f = 0; f < e; ++f) off += row[f] * other[f];
+      for (Index f = e + 1; f < terms.sizes.experts; ++f) off += row[f] * other[f];
+      d[e] += by * off;
+    }
+    add_diagonal(a, other, d);
+  }
+  MOXIE_HD void add_b(Index a, Index /*b*/, T* d) const {
+    const T* other = probs.row(a);
+    const T by = terms.off_diagonal_slope();
+    for (Index e = 0; e < terms.sizes.experts;
+         ++e) {  // by rows of the matrix, which are contiguous
+      const T* row = terms.sums + e * terms.sizes.experts;
+      const T own = by * other[e];
+      for (Index f = 0; f < e; ++f) d[f] += own * row[f];
+      for (Index f = e + 1; f < terms.sizes.experts; ++f) d[f] += own * row[f];
+    }
+    add_diagonal(a, other, d);
+  }
 
  private:
-  MOXIE_HD Index experts() const { return terms.sizes.experts; }
-  /// With the rows of the matrix, or its columns.
-  MOXIE_HD void add(Index a, const T* other, Index row, Index col, T* d) const {
+  /// Of the entries that the pair adds p_a[e] p_b[e] to.
+  MOXIE_HD void add_diagonal(Index a, const T* other, T* d) const {
+    const Index experts = terms.sizes.experts;
     const Index x = terms.sizes.position(a);
-    const T off_slope = terms.off_diagonal_slope();
-    for (Index e = 0; e < experts(); ++e) {
-      T off = 0;
-      for (Index f = 0; f < experts(); ++f)
-        if (f != e) off += terms.sums[e * row + f * col] * other[f];
-      d[e] += off_slope * off + terms.diagonal_slope(x, e) * other[e];
-    }
+    const bool by_position = terms.sizes.positions > 0;
+    if (by_position && x < 0) return;
+    const T* entry = by_position ? terms.sums + terms.sizes.sums() + x * experts : terms.sums;
+    const Index step = by_position ? 1 : experts + 1;
+    const T scale = terms.scale();
+    const T by = 2 * terms.diagonal * scale / terms.diagonal_entries();
+    for (Index e = 0; e < experts; ++e) d[e] += by * (scale * entry[e * step] - 1) * other[e];
   }
 };
 
