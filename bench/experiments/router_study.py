@@ -5,10 +5,15 @@
         --json bench/results/router-study.json --setting small
     bench/experiments/router_study.py --json bench/results/router-study.json \\
         --report docs/router-study.md --figures docs/images
+    bench/experiments/router_study.py --data cifar10-jpeg.tar.xz --work runs/router_study \\
+        --json bench/results/router-study.json --setting small --timing
 
 Stopped at any moment (Ctrl-C, kill -9, a lost machine) and started again, it goes on where it was, within a run as well.
 Equal active compute: every layer has room for two expert rows per token. Token choice: K = 2, capacity C = K S / E.
 Expert choice: C = 2 S / E. Soft: 2 S / E slots of an expert. S is the tokens of one image, E the experts.
+
+--timing trains nothing for the study: it measures how fast each configuration trains, alone (study_timing.py), and adds that
+to the record. The report then shows these figures and not the seconds of the runs, which may have shared the machine.
 
 What follows `--` goes to every `vmoe train`. Ends with 0 (done, or stopped by --budget), 1 (a run failed), 2 (wrong use)
 or 130 (interrupted).
@@ -27,6 +32,7 @@ import time
 
 import runs
 import study_page
+import study_timing
 
 ROUTERS = {  # name: family
     "softmax_token_choice": "token choice", "sinkhorn_token_choice": "token choice",
@@ -151,15 +157,33 @@ class Study:
         self.chosen = [p for p in self.plan if fnmatch.fnmatchcase(p.name, f"*{options.only}*")]
         self.estimates = Estimates(self.setting)
         self.results, self.failed = {}, {}
-        for planned in self.plan:
-            self.collect(planned)
+        before = runs.read_json(options.json) or {}
+        self.timed = {key: before[key] for key in ("timing", "timing_setting") if key in before}
+        if not options.timing:  # which needs none of the runs, nor the flags that they were begun with
+            for planned in self.plan:
+                self.collect(planned)
+
+    def run(self, folder, configuration, epochs, threads, seed):
+        s = self.setting
+        flags = ["--preset", s.preset, "--patch", "4", "--epochs", f"{epochs:g}", "--batch", str(s.batch),
+                 "--label-smoothing", "0.05", "--eval-every", f"{epochs:g}", "--seed", str(seed),
+                 "--threads", str(threads), *configuration.flags(), *self.extra]
+        return runs.Run(self.options.program, folder, ["--data", str(self.options.data), *flags])
 
     def run_of(self, planned):
-        s = self.setting
-        flags = ["--preset", s.preset, "--patch", "4", "--epochs", f"{s.epochs:g}", "--batch", str(s.batch),
-                 "--label-smoothing", "0.05", "--eval-every", f"{s.epochs:g}", "--seed", str(planned.seed),
-                 "--threads", str(s.threads), *planned.configuration.flags(), *self.extra]
-        return runs.Run(self.options.program, self.options.work / planned.name, ["--data", str(self.options.data), *flags])
+        return self.run(self.options.work / planned.name, planned.configuration, self.setting.epochs, self.setting.threads,
+                        planned.seed)
+
+    def time(self):
+        """Adds to the record how fast the chosen configurations train, each alone."""
+        study_timing.record_of(self.options.json)  # before the work, whose result would have no place
+        threads = study_timing.THREADS if self.options.threads is None else self.options.threads
+        folder = self.options.work / f"timing-{threads}-threads"
+        timing = study_timing.measure(
+            list(dict.fromkeys(p.configuration for p in self.chosen)),
+            lambda c, repeat: self.run(folder / f"{c.name}-r{repeat}", c, study_timing.EPOCHS, threads, repeat),
+            lambda text: print(text, flush=True))
+        study_timing.add_to(self.options.json, timing, threads, self.command())
 
     def collect(self, planned):
         """Whether the run is over; its figures are kept."""
@@ -196,13 +220,14 @@ class Study:
                 "command": self.command(), "date": datetime.date.today().isoformat(), "machine": runs.machine(),
                 "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
                 "planned": len(self.plan), "missing": [p.name for p in self.plan if p.name not in self.results],
-                "failed": self.failed, "runs": entries}
+                "failed": self.failed, "runs": entries, **self.timed}
 
     def command(self):
         words = ["bench/experiments/router_study.py", "--data", self.options.data.name, "--setting", self.options.setting]
         for key in ("epochs", "batch", "threads", "jobs"):
             if getattr(self.options, key) is not None:
                 words += [f"--{key}", f"{getattr(self.options, key):g}"]
+        words += ["--timing"] if self.options.timing else []
         return " ".join(words + (["--", *self.extra] if self.extra else []))
 
     def describe(self):
@@ -275,8 +300,11 @@ def run_study(options, extra):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process works on the study in {options.work}") from None
-        study.go()
-        study.save()
+        if options.timing:
+            study.time()
+        else:
+            study.go()
+            study.save()
     return 1 if study.failed else 0
 
 
@@ -297,6 +325,9 @@ def parse(arguments):
                         help="small: about two hours on two cores; gpu: larger model, longer, three seeds of everything")
     parser.add_argument("--only", metavar="PATTERN", default="", help="only runs with this in their name; * matches anything")
     parser.add_argument("--budget", metavar="MINUTES", type=float, help="begin no run that would end later than this")
+    parser.add_argument("--timing", action="store_true",
+                        help="train nothing for the study: time each configuration alone, where the machine does nothing else; "
+                             "--threads is 2 here, and what was timed before is kept in --work")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated time")
     parser.add_argument("--epochs", type=float, help="of every run, instead of the setting's")
     parser.add_argument("--batch", type=int, help="likewise")
@@ -311,6 +342,8 @@ def parse(arguments):
         parser.error("--report and --figures belong together")
     if options.report is None and (options.data is None or options.work is None):
         parser.error("--data and --work are needed to train, --report and --figures to write the report")
+    if options.timing and (options.dry_run or options.work is None):
+        parser.error("--timing needs --data and --work, and is no --dry-run")
     if options.jobs is not None and options.jobs < 1:
         parser.error("--jobs: expected 1 or more")
     if options.epochs is not None and options.epochs <= 0:

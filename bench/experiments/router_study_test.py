@@ -13,9 +13,11 @@ import sys
 import tempfile
 import time
 import unittest
+import unittest.mock
 import xml.etree.ElementTree
 
 import router_study
+import runs
 import study_page
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -106,8 +108,9 @@ class StudyTest(Scratch):
         self.assertEqual(text.count("  - E = 32: No verdict: 1 seed of all routers"), 2)
         self.assertIn("differ by +2.00 points, more than the spread of seeds (0.20 points; 3 seeds)", text)
         self.assertIn("6 of 6 pairs", text)
-        self.assertIn("| `soft` | soft | 3 | 64.10 ± 0.10 | 64.00 – 64.20 | 100 | 2500 | 0.00 | – | – |", text)
-        self.assertIn("| `softmax_token_choice` | 8 | 4 | 1 | 4 | 1 | 60.00 |", text)
+        self.assertIn("| `soft` | soft | 3 | 64.10 ± 0.10 | 64.00 – 64.20 | 100 | 1417 | 0.00 | – | – |", text)
+        self.assertIn("| `softmax_token_choice` | 8 | 4 | 1 | 4 | 1 | 60.00 | 100 | 2500 |", text)
+        self.assertIn("of runs that may have shared the machine", text)
         for name in ("routers", "experts", "capacity", "k", "slots"):
             self.assertIn(f"](images/router-study-{name}.svg)", text)
             xml.etree.ElementTree.parse(figures / f"router-study-{name}.svg")
@@ -206,6 +209,78 @@ class StudyTest(Scratch):
         self.assertIn("another process works on the study", self.run_it("--only", THREE, code=2).stderr)
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(timeout=WAIT), 130)
+
+    def report(self):
+        report = self.folder / "study.md"
+        self.assertEqual(router_study.main(["--json", str(self.json), "--report", str(report), "--figures", str(self.folder)]), 0)
+        return report.read_text()
+
+    def test_timing_is_taken_in_turn_and_leaves_the_runs_alone(self):
+        done = self.run_it("--timing", code=2)
+        self.assertIn("no record of a study", done.stderr)
+        self.assertNotIn(" train ", done.stdout)
+        self.run_it("--only", "e8-*s0", "--epochs", "3")
+        before = self.record()
+        flags = ["--timing", "--only", "e8-*c[12]-s0"]  # without the flags that the study was begun with
+        done = self.run_it(*flags)
+        started = [line.split() for line in done.stdout.splitlines() if " train " in line]
+        names = ["softmax_token_choice-e8-k2-c1", "sinkhorn_token_choice-e8-k2-c1", "softmax_expert_choice-e8-c2",
+                 "sinkhorn_expert_choice-e8-c2", "sparse_expert_choice-e8-c2", "soft-e8-c2", "softmax_token_choice-e8-k1-c1",
+                 "softmax_token_choice-e8-k4-c1", "softmax_token_choice-e8-k2-c2", "softmax_expert_choice-e8-c1", "soft-e8-c1"]
+        self.assertEqual([pathlib.Path(words[words.index("--out") + 1]).name for words in started],
+                         [f"{name}-r{repeat}" for repeat in range(3) for name in names])
+        for flag, value in (("--threads", "2"), ("--epochs", "0.1"), ("--batch", "64"), ("--preset", "nano")):
+            self.assertEqual({words[words.index(flag) + 1] for words in started}, {value})
+        after = self.record()
+        self.assertEqual(list(after.pop("timing")), names)
+        self.assertEqual(after.pop("timing_setting")["threads"], 2)
+        self.assertEqual(after, before)
+        self.assertEqual(self.record()["timing"]["soft-e8-c2"], {"images_per_s": 1375.0, "repeats": [1250.0, 1625.0, 1375.0]})
+        self.assertNotIn(" train ", self.run_it(*flags).stdout)  # what was timed is kept
+
+        self.run_it("--only", "soft-e32*s0", "--epochs", "3")  # a study that goes on keeps the timing
+        text = self.report()
+        self.assertNotIn("training, s", text)
+        self.assertIn("| `softmax_token_choice` | token choice | 1 | 60.00 | – | 2750 (1.00) | 10.00 |", text)
+        self.assertIn("| `soft` | soft | 1 | 64.00 | – | 1375 (0.50) | 0.00 |", text)
+        self.assertIn("| `soft` | 8 | – | 0.5 | 0.5 | 1 | 64.00 | – | 0.00 |", text)  # not timed
+        self.assertIn("2 threads, 0.1 epochs, median of 3 repeats taken in turn", text)
+
+    def test_timing_begins_anew_what_was_only_begun(self):
+        self.run_it("--only", f"{THREE}-s0")
+        process = self.begin("--timing", "--only", THREE, FAKE_STEPS="100000", FAKE_SECONDS="0.02")
+        metrics = self.work / "timing-2-threads" / f"{THREE}-r0" / "metrics.jsonl"
+        self.wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+        self.assertIn("another process works on the study", self.run_it("--timing", "--only", THREE, code=2).stderr)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=WAIT), 130)
+        self.assertNotIn("timing", self.record())
+        done = self.run_it("--timing", "--only", THREE)
+        self.assertEqual((done.stdout.count("--out"), done.stdout.count("--resume")), (3, 0))
+        self.assertEqual(list(self.record()["timing"]), [THREE])
+
+    def test_a_machine_without_git_is_recorded(self):
+        programs = self.folder / "bin"  # no others are found
+        programs.mkdir()
+        (programs / "python3").symlink_to(sys.executable)
+        self.run_it("--only", f"{THREE}-s0", PATH=str(programs))
+        machine = self.record()["machine"]
+        self.assertEqual((machine["commit"], machine["uncommitted_changes"], machine["compiler"], machine["cores"]),
+                         ("", None, "", 0))
+        self.assertIn("commit not known", self.report())
+
+    def test_uncommitted_changes_are_recorded(self):
+        def git(*words):
+            subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b.c", "-C", str(self.folder), *words], check=True,
+                           capture_output=True)
+        git("init")
+        (self.folder / "a").write_text("1")
+        git("add", "a")
+        git("commit", "-m", "a")
+        with unittest.mock.patch.object(runs, "ROOT", self.folder):
+            self.assertIs(runs.machine()["uncommitted_changes"], False)
+            (self.folder / "a").write_text("2")
+            self.assertIs(runs.machine()["uncommitted_changes"], True)
 
     def test_dense_twin_shares_the_runs(self):
         command = self.command("--seeds", "0", "1", "--", "--epochs", "2", script="dense_twin.py")

@@ -22,16 +22,29 @@ PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
 def output(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """What a command prints; "" where there is no such program."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def cpu_model():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def machine():
-    """What a result depends on or is timed on: processor, cores, compiler, commit."""
-    cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo")
-                if line.startswith("model name")), platform.processor())
-    return {"cpu": cpu, "cores": int(output("nproc") or 0), "system": platform.system(),
+    """What a result depends on or is timed on: processor, cores, compiler, commit ("" without git) and whether tracked files
+    differ from it (None without git)."""
+    commit = output("git", "-C", str(ROOT), "rev-parse", "HEAD")
+    changes = output("git", "-C", str(ROOT), "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+    return {"cpu": cpu_model(), "cores": int(output("nproc") or 0), "system": platform.system(),
             "compiler": next(iter(output("c++", "--version").splitlines()), ""),
-            "commit": output("git", "-C", str(ROOT), "rev-parse", "HEAD")}
+            "commit": commit, "uncommitted_changes": bool(changes) if commit else None}
 
 
 def summary(values):

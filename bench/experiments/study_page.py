@@ -11,6 +11,7 @@ import statistics
 FAMILIES = ("token choice", "expert choice", "soft")
 STYLES = {  # family: colour and marker, told apart without colour too
     "token choice": ("#0072b2", "circle"), "expert choice": ("#b9510a", "square"), "soft": ("#007a5a", "triangle")}
+BASELINE = "softmax_token_choice-e{experts}-k2-c1"  # configuration that speeds are compared with
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 
 
@@ -62,27 +63,64 @@ def table(head, rows):
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(r) + " |" for r in rows), ""]
 
 
-def routers_table(groups):
+def speed_of(record, entry):
+    """Images per second of the configuration of a run, timed alone; None if it was not."""
+    return (record.get("timing") or {}).get(entry["name"].rpartition("-s")[0], {}).get("images_per_s")
+
+
+def speed_text(record, entry):
+    """With the ratio to BASELINE at the same number of experts and equal compute."""
+    speed = speed_of(record, entry)
+    if speed is None:
+        return "–"
+    base = speed_of(record, {"name": BASELINE.format(experts=entry["experts"]) + "-s0"})
+    return f"{speed:.0f}" + (f" ({speed / base:.2f})" if base else "")
+
+
+def time_columns(record):
+    """Heads of the columns that say how long training takes, and the cells of a configuration's runs.
+
+    Where configurations were timed alone, nothing is said of the runs' own seconds.
+    """
+    if record.get("timing"):
+        return ["images/s"], lambda entries: [speed_text(record, entries[0])]
+    return (["training, s", "images/s"],
+            lambda entries: [number(mean_of(entries, "train_seconds"), 0), number(mean_of(entries, "images_per_s"), 0)])
+
+
+def routers_table(record, groups):
+    heads, cells = time_columns(record)
     rows = []
     for (router, *_), entries in sorted(groups.items(), key=lambda g: -statistics.mean(accuracies(g[1]))):
         values = accuracies(entries)
         rows.append([f"`{router}`", entries[0]["family"], str(len(values)), accuracy_text(entries),
-                     f"{min(values):.2f} – {max(values):.2f}" if len(values) > 1 else "–",
-                     number(mean_of(entries, "train_seconds"), 0), number(mean_of(entries, "images_per_s"), 0),
+                     f"{min(values):.2f} – {max(values):.2f}" if len(values) > 1 else "–", *cells(entries),
                      number(mean_of(entries, "dropped"), 2, 100), number(layer_mean(entries, "unrouted"), 2, 100),
                      number(layer_mean(entries, "load_cv"), 3)])
-    return table(["router", "family", "seeds", "accuracy, %", "lowest – highest", "training, s", "images/s",
-                  "dropped, %", "unrouted, %", "load CV"], rows)
+    return table(["router", "family", "seeds", "accuracy, %", "lowest – highest", *heads, "dropped, %", "unrouted, %",
+                  "load CV"], rows)
 
 
-def ablation_table(groups):
+def ablation_table(record, groups):
+    heads, cells = time_columns(record)
     rows = []
     for (router, experts, k, factor), entries in sorted(groups.items()):
         rows.append([f"`{router}`", str(experts), str(k) if k else "–", f"{factor:g}", f"{entries[0]['rows']:g}",
-                     str(len(entries)), accuracy_text(entries), number(mean_of(entries, "train_seconds"), 0),
+                     str(len(entries)), accuracy_text(entries), *cells(entries),
                      number(mean_of(entries, "dropped"), 2, 100), number(layer_mean(entries, "load_cv"), 3)])
-    return table(["router", "E", "K", "capacity factor", "rows per token", "seeds", "accuracy, %", "training, s",
-                  "dropped, %", "load CV"], rows)
+    return table(["router", "E", "K", "capacity factor", "rows per token", "seeds", "accuracy, %", *heads, "dropped, %",
+                  "load CV"], rows)
+
+
+def about_times(record):
+    """What the time columns are."""
+    if not record.get("timing"):
+        return "Training times are of runs that may have shared the machine: they compare little."
+    setting = record["timing_setting"]
+    return (f"Images/s: of training alone on the machine, {setting['threads']} threads, {setting['epochs']:g} epochs, median of "
+            f"{setting['repeats']} repeats taken in turn; in brackets the ratio to `softmax_token_choice` (K = 2) at the same "
+            f"E. {setting['machine']['cpu']}, {setting['machine']['cores']} cores, {setting['date']}, "
+            f"command `{setting['command']}`.")
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
@@ -255,6 +293,12 @@ def seeds_text(groups):
     return f"{' to '.join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))} seeds each; ± is the standard deviation over them."
 
 
+def commit_text(machine):
+    if not machine["commit"]:
+        return "not known"
+    return f"`{machine['commit'][:12]}`" + (" with uncommitted changes" if machine.get("uncommitted_changes") else "")
+
+
 def introduction(record):
     setting, machine = record["setting"], record["machine"]
     model = next((e["model"] for e in record["runs"] if e.get("model")), {})
@@ -267,7 +311,7 @@ def introduction(record):
              "capacity; E: experts.", "",
              f"- Model: {setting['preset']}{f' ({size})' if size else ''}; {setting['epochs']:g} epochs, batch {setting['batch']}.",
              f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['compiler']}; {setting['jobs']} run(s) at a time.",
-             f"- Date {record['date']}, commit `{machine['commit'][:12]}`, command `{record['command']}`.",
+             f"- Date {record['date']}, commit {commit_text(machine)}, command `{record['command']}`.",
              f"- {len(record['runs'])} of {record['planned']} planned runs are done."]
     if record["failed"]:
         lines.append(f"- Failed: {', '.join(f'`{name}`' for name in record['failed'])}.")
@@ -302,10 +346,10 @@ def write(record, report, figures):
     if mains:
         lines += ["## Routers", ""] + figure("router-study-routers.svg", routers_plot(mains), "Test accuracy of the six routers")
         for title, groups in mains.items():
-            lines += [f"### {title}", "", seeds_text(groups), "", *routers_table(groups)]
+            lines += [f"### {title}", "", seeds_text(groups), "", *routers_table(record, groups)]
         lines += ["Dropped: share of the routes that found no slot (token choice). Unrouted: share of tokens that no expert "
-                  "took. Load CV: standard deviation of the experts' load over its mean, mean of the layers. Training "
-                  "time is for comparison within this page.", ""]
+                  "took. Load CV: standard deviation of the experts' load over its mean, mean of the layers.", "",
+                  about_times(record), ""]
     ablations = (
         ("experts", "Number of experts", "experts of a layer", lambda e: e["experts"], lambda key: key[0]),
         ("capacity", "Capacity", "room for expert rows per token", lambda e: e["rows"],
@@ -320,7 +364,7 @@ def write(record, report, figures):
         if len({x_of(own[0]) for own in groups.values()}) > 1:
             lines += figure(f"router-study-{part}.svg", lines_plot(f"Test accuracy by {across}", across,
                                                                    lines_of(groups, x_of, name_of)), f"Test accuracy by {across}")
-        lines += [seeds_text(groups), "", *ablation_table(groups)]
+        lines += [seeds_text(groups), "", *ablation_table(record, groups)]
     if record["missing"]:
         lines += [f"Not run yet: {', '.join(f'`{name}`' for name in record['missing'])}.", ""]
     report.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
