@@ -20,11 +20,13 @@ void check_gradients(B& backend, MoeConfig c, Index samples = 12) {
   CAPTURE(c.expert.kind);
   CAPTURE(c.router.gate);
   const AnyLayer<B> layer = made_layer(backend, c);
+  const test::Buffer<std::int32_t, B> pairs(backend, {0, 4, 1, 6, 2, 6, 3, 8, 7, 11});
   for (const Mode mode : {Mode::train, Mode::eval}) {
-    testing::GradientOptions<B> options{.pass = {.mode = mode, .seed = 3, .step = 2},
-                                        .most_inputs = 2 * samples,
-                                        .most_per_entry = samples,
-                                        .row_multiple = 4};
+    testing::GradientOptions<B> options{
+        .pass = {.mode = mode, .seed = 3, .step = 2, .pairs = pairs.view(5, 2)},
+        .most_inputs = 2 * samples,
+        .most_per_entry = samples,
+        .row_multiple = 4};
     if constexpr (std::is_same_v<B, CpuBackend<double>>)
       options.allocations = [] { return static_cast<std::size_t>(allocations()); };
     const testing::GradientReport report = layer_gradients(layer, 12, options);
