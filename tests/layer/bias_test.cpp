@@ -5,6 +5,7 @@
 #include "io/folder.hpp"
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/capacity/fixed.hpp"
+#include "moxie/capacity/next_choice.hpp"
 #include "moxie/io/checkpoint.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/router/sigmoid.hpp"
@@ -190,14 +191,32 @@ TEST_CASE("the bias and what is counted are saved and restored, and are not trai
   CHECK(other.bias() == std::vector<double>{-.5, .5});
 }
 
-TEST_CASE("a rate of 0 keeps no bias, and a negative one is refused") {
+TEST_CASE_TEMPLATE("choices are counted as the router made them, not where they overflowed to", B,
+                   MOXIE_TEST_BACKENDS) {
+  using T = typename B::Scalar;
+  B backend = make_backend<B>();
+  // All four want expert 0, which has two slots: the other two are served by expert 1.
+  Bench bench(backend, 4, 2, 1, TopKRouter{.k = 1}, WithOverflow{NextChoice{}, FixedCapacity{2}});
+  bench.pass({1, 0, 1, 0, 1, 0, 1, 0});
+  CHECK(bench.choices() == std::vector<std::int32_t>{0, 0, 1, 1});
+  CHECK(bench.selections() == std::vector<T>{4, 0});
+  bench.p().after_step();
+  CHECK(bench.bias() == std::vector<T>{-1, 1});
+}
+
+TEST_CASE("a rate of 0 keeps no bias, and one that is negative or not finite is refused") {
   CpuBackend<double> backend;
   Bench bench(backend, 2, 2, 0, TopKRouter{});
   CHECK(bench.p().entries().size() == 1);
   bench.pass({1, 0, 1, 0});
   bench.p().after_step();
   CHECK_THROWS_WITH_AS((Bench{backend, 2, 2, -1.0, TopKRouter{}}),
-                       "moxie::BiasBalance: rate is -1, expected >= 0", config_error);
+                       "moxie::BiasBalance: rate is -1, expected a finite number >= 0",
+                       config_error);
+  const WithBias endless{BiasBalance{.rate = std::numeric_limits<double>::infinity()}, TopKRouter{}};
+  CHECK_THROWS_WITH_AS(endless.check(2),
+                       "moxie::BiasBalance: rate is inf, expected a finite number >= 0",
+                       config_error);
 }
 
 TEST_CASE("gradients agree under a bias, and neither pass nor step allocates") {

@@ -90,8 +90,9 @@ TEST_CASE("a pass that does not fit says what was expected") {
 
   const Moe<B> tight = make_moe(backend, Config<B>{.output = 3, .capacity = FixedCapacity{1}});
   auto small = tight.make_tape(8);
+  const test::Buffer<std::int32_t, B> two(backend, {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1});
   CHECK(message_of<shape_error>([&] {
-          const Routes<B> routes{.choice = ids.view(8, 2)};
+          const Routes<B> routes{.choice = two.view(8, 2)};
           tight.forward(ConstMatrix<B>(memory.view(8, 5)), memory.view(8, 3), small,
                         along<B>(routes));
         }) ==
@@ -104,8 +105,14 @@ TEST_CASE("a pass that does not fit says what was expected") {
   const test::Buffer<std::int32_t, B> far(backend, 8, 4);
   CHECK(replay({.choice = far.view(8, 1)}) ==
         "moxie::MoeLayer::forward: pass.routes: choice(0, 0) is 4, expected an expert from 0 to 3, "
-        "or -1 for "
-        "none");
+        "-1 for none, or -2 - expert for one that was dropped");
+  const test::Buffer<std::int32_t, B> gone(backend, 8, -6);
+  CHECK(replay({.choice = gone.view(8, 1)})
+            .starts_with("moxie::MoeLayer::forward: pass.routes: choice(0, 0) is -6, expected"));
+  const test::Buffer<std::int32_t, B> both(backend, {2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4});
+  CHECK(replay({.choice = both.view(8, 2)}) ==
+        "moxie::MoeLayer::forward: pass.routes: token 0 has expert 2 twice, expected distinct "
+        "experts");
   CHECK(forward(8, 5, 8, 3) == "no error");
   const auto backward = [&](Index rows, Index cols, Index dx_rows, Index dx_cols) {
     return message_of<error>([&] {
@@ -119,9 +126,34 @@ TEST_CASE("a pass that does not fit says what was expected") {
         "moxie::MoeLayer::backward: dx is [8 x 4], expected [8 x 5] or empty");
   CHECK(forward(8, 5, 8, 3, {.gradients = Gradients::none}) == "no error");
   CHECK(backward(8, 3, 8, 5) ==
-        "moxie::MoeLayer::backward: this tape or pass was made without gradients");
+        "moxie::MoeLayer::backward: there was no forward on this tape since its last backward, or "
+        "one without gradients (Pass::gradients)");
   CHECK(message_of<shape_error>([&] { layer.record(*tape, ids.view(8, 2), memory.view(8, 1)); }) ==
         "moxie::MoeLayer::record: choice is [8 x 2], weight [8 x 1], expected [8 x 2]");
+}
+
+TEST_CASE("a MoE layer goes back once a forward, and not after one that was refused") {
+  using B = CpuBackend<double>;
+  B backend;
+  const Moe<B> layer = make_moe(backend, Config<B>{});
+  Runner<Moe<B>> runner(layer, 8);
+  const std::vector<double> x = normals(40, 1);
+  const auto backward = [&] { return message_of<error>([&] { runner.backward(x); }); };
+  const std::string_view refused = "moxie::MoeLayer::backward: there was no forward on this tape since";
+  CHECK(backward().starts_with(refused));
+  runner.forward(x);
+  CHECK(backward() == "no error");
+  CHECK(backward().starts_with(refused));
+
+  runner.forward(x);
+  std::vector<double> bad = x;
+  bad[7] = std::numeric_limits<double>::quiet_NaN();
+  CHECK_THROWS_AS(runner.forward(bad), numeric_error);
+  CHECK(backward().starts_with(refused));
+  runner.forward(x);
+  const test::Buffer<std::int32_t, B> mask(backend, 3, 1);
+  CHECK_THROWS_AS(runner.forward(x, {.mask = mask.view()}), shape_error);
+  CHECK(backward() == "no error");  // nothing was written: the pass before is still there
 }
 
 TEST_CASE("memory that is not there is refused before it is touched") {

@@ -120,6 +120,6 @@ TEST_CASE("ResidualMoe says what does not fit") {
         "moxie::ResidualMoe::forward: x is [4 x 3], expected [rows x 5]");
   layer.forward(x.read(), y.view(), tape, {});
   CHECK(message_of<config_error>([&] { layer.backward(y.read(), x.view(), tape); }) ==
-        "moxie::ResidualMoe::backward: there was no forward on this tape, or one without "
-        "gradients");
+        "moxie::ResidualMoe::backward: there was no forward on this tape since its last backward, "
+        "or one without gradients (Gradients::none in make_tape)");
 }

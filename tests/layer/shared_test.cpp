@@ -87,5 +87,43 @@ TEST_CASE("WithShared says what does not fit") {
   CHECK(message_of<shape_error>([&] { layer.forward(x.read(), x.view(), tape, {}); }) ==
         "moxie::WithShared::forward: y is [4 x 5], expected [4 x 3]");
   CHECK(message_of<config_error>([&] { layer.backward(y.read(), x.view(), tape); }) ==
-        "moxie::WithShared::backward: there was no forward on this tape, or one without gradients");
+        "moxie::WithShared::backward: there was no forward on this tape since its last backward, "
+        "or one without gradients (Pass::gradients)");
+}
+
+TEST_CASE("WithShared goes back once a forward, and writes nothing after one that was refused") {
+  using B = CpuBackend<double>;
+  B backend;
+  const auto scope = root(backend);
+  const auto layer = make_shared(scope, 5, 3);
+  scope.parameters->initialize(1);
+  auto tape = make_tape(layer, 4);
+  const std::vector<double> x = normals(20, 1);
+  std::vector<double> bad = x;
+  bad[3] = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> dy = normals(12, 2);
+  std::vector<double> y(12);
+  std::vector<double> dx(20);
+  const auto forward = [&](const std::vector<double>& in) {
+    layer.forward({in.data(), 4, 5}, {y.data(), 4, 3}, tape, {});
+  };
+  const auto backward = [&] {
+    return message_of<error>(
+        [&] { layer.backward({dy.data(), 4, 3}, {dx.data(), 4, 5}, tape); });
+  };
+  const auto gradients = [&] {
+    return testing::detail::to_host(backend, layer.parameters().gradients());
+  };
+  const std::string_view refused =
+      "moxie::WithShared::backward: there was no forward on this tape since";
+  forward(x);
+  CHECK_THROWS_AS(forward(bad), numeric_error);
+  CHECK(backward().starts_with(refused));
+  CHECK(all_zero(gradients()));
+  forward(x);
+  CHECK(backward() == "no error");
+  const auto once = gradients();
+  CHECK_FALSE(all_zero(once));
+  CHECK(backward().starts_with(refused));
+  CHECK(gradients() == once);
 }

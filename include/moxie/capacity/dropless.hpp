@@ -8,6 +8,7 @@ namespace moxie {
 /// on the others.
 struct Dropless {
   Index slots(const CapacityQuery& q) const noexcept { return q.tokens; }
+  constexpr bool dropless(Mode) const noexcept { return true; }
   friend constexpr bool operator==(const Dropless&, const Dropless&) = default;
 };
 

@@ -17,8 +17,8 @@ struct DroppedChoice {
 };
 
 /// The (token, choice) pairs of a pass that were dropped for want of capacity, by token and choice.
-/// Choices of -1 (padding, recorded drops) were never made and are not among them; routing by
-/// expert choice drops none. `r` is what RoutingVisitor::sparse is shown. Blocks: copies the routes
+/// Choices of -1 (padding) were never made and are not among them, recorded drops that are replayed
+/// are; routing by expert choice drops none. `r` is what RoutingVisitor::sparse is shown. Blocks: copies the routes
 /// to the host.
 template <Backend B>
 std::vector<DroppedChoice> dropped(B& b, const SparseRouting<B>& r) {

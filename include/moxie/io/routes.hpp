@@ -9,8 +9,8 @@
 #include "moxie/io/safetensors.hpp"
 #include "moxie/routing/record.hpp"
 
-/// Routes of MoE layers in one file: a safetensors file with the tensors "<layer>/choice" (I32 [T, K], -1 = none) and
-/// "<layer>/weight" (F32 or F64 [T, K]) for layers 0, 1, ..., whose T and K may differ.
+/// Routes of MoE layers in one file: a safetensors file with the tensors "<layer>/choice" (I32 [T, K], entries as those of
+/// Routes::choice) and "<layer>/weight" (F32 or F64 [T, K]) for layers 0, 1, ..., whose T and K may differ.
 namespace moxie {
 
 /// Routes of one MoE layer in host memory, row-major.
@@ -18,14 +18,14 @@ template <class T>
 struct HostRoutes {
   Index tokens = 0;
   Index choices = 0;                 ///< K
-  std::vector<std::int32_t> choice;  ///< [tokens, choices] experts, -1 = none
-  std::vector<T> weight;             ///< [tokens, choices]
+  std::vector<std::int32_t> choice;  ///< [tokens, choices] experts, -1 = none, or dropped_route(expert)
+  std::vector<T> weight;             ///< [tokens, choices]; for DeviceRoutes also empty: 1 for each choice
 
   friend bool operator==(const HostRoutes&, const HostRoutes&) = default;
 };
 
-/// Collects what MoE layers decided, drops as -1: visit a model with it after a forward, then save_routes(path,
-/// recorder.routes). Blocks.
+/// Collects what MoE layers decided, drops as dropped_route(expert): visit a model with it after a forward, then
+/// save_routes(path, recorder.routes). Blocks.
 /// Errors: config_error for a layer where experts choose or that is soft: its tokens have no K choices.
 template <Backend B>
 class RouteRecorder final : public RoutingVisitor<B> {
@@ -47,11 +47,13 @@ class RouteRecorder final : public RoutingVisitor<B> {
     copy(own.choice, r.choice.data);
     copy(own.weight, r.weight.data);
     copy(row, r.row.data);
-    for (std::size_t a = 0; a < n; ++a)
-      if (row[a] < 0) {
-        own.choice[a] = -1;
+    for (std::size_t a = 0; a < n; ++a) {
+      if (own.choice[a] < 0) {
         own.weight[a] = 0;
+      } else if (row[a] < 0) {
+        own.choice[a] = dropped_route(own.choice[a]);
       }
+    }
     routes.push_back(std::move(own));
   }
   void soft(const SoftRouting<B>&) override {
@@ -67,32 +69,52 @@ class RouteRecorder final : public RoutingVisitor<B> {
   B* backend_;
 };
 
+namespace detail {
+/// @throws config_error unless layer `i` has the entries its sizes promise
+template <class T>
+void check_routes(const char* who, std::size_t i, const HostRoutes<T>& own, bool may_lack_weight) {
+  const auto n = own.tokens < 0 || own.choices < 0 ? std::size_t(-1)
+                                                   : static_cast<std::size_t>(own.tokens * own.choices);
+  const bool weighted = own.weight.size() == n || (may_lack_weight && own.weight.empty());
+  if (own.choice.size() != n || !weighted)
+    throw_config(who, ": layer ", i, " has ", own.choice.size(), " choices and ", own.weight.size(),
+                 " weights, expected [", own.tokens, " x ", own.choices, "] of both");
+}
+}  // namespace detail
+
 /// Routes in a backend's memory: what Pass::routes and ReplayRouter take.
 template <Backend B>
 class DeviceRoutes {
   using T = typename B::Scalar;
 
  public:
+  /// @throws config_error for a layer whose sizes do not fit together
   DeviceRoutes(B& backend, const std::vector<HostRoutes<T>>& layers) {
     for (const HostRoutes<T>& own : layers) {
+      detail::check_routes("moxie::DeviceRoutes", routes_.size(), own, true);
       const Index n = own.tokens * own.choices;
-      Buffer<B, std::int32_t>& choice = choice_.emplace_back(backend, n);
-      Buffer<B, T>& weight = weight_.emplace_back(backend, n);
-      if (n > 0) {
-        backend.copy_from_host(choice.view().data, own.choice.data(),
-                               own.choice.size() * sizeof(std::int32_t));
-        backend.copy_from_host(weight.view().data, own.weight.data(),
-                               own.weight.size() * sizeof(T));
+      Routes<B> routes;
+      routes.choice = {copy(backend, choice_, own.choice), own.tokens, own.choices};
+      if (n > 0 && own.weight.empty()) {
+        routes.weights = Routes<B>::Weights::unit;
+      } else {
+        routes.weights = Routes<B>::Weights::given;
+        routes.weight = {copy(backend, weight_, own.weight), own.tokens, own.choices};
       }
-      routes_.push_back({.choice = {choice.view().data, own.tokens, own.choices},
-                         .weight = {weight.view().data, own.tokens, own.choices},
-                         .weights = Routes<B>::Weights::given});
+      routes_.push_back(routes);
     }
   }
-  /// One for each layer, with given weights. Valid as long as this object.
+  /// One for each layer, with given weights, or with unit weights if it has none. Valid as long as this object.
   std::span<const Routes<B>> layers() const { return routes_; }
 
  private:
+  template <class V>
+  static const V* copy(B& backend, std::vector<Buffer<B, V>>& to, const std::vector<V>& from) {
+    const Buffer<B, V>& memory = to.emplace_back(backend, static_cast<Index>(from.size()));
+    if (!from.empty())
+      backend.copy_from_host(memory.view().data, from.data(), from.size() * sizeof(V));
+    return memory.view().data;
+  }
   std::vector<Buffer<B, std::int32_t>> choice_;
   std::vector<Buffer<B, T>> weight_;
   std::vector<Routes<B>> routes_;
@@ -106,11 +128,7 @@ void save_routes(const std::filesystem::path& path, const std::vector<HostRoutes
   std::vector<TensorToWrite> tensors;
   for (std::size_t i = 0; i < layers.size(); ++i) {
     const HostRoutes<T>& own = layers[i];
-    const auto n = static_cast<std::size_t>(own.tokens * own.choices);
-    if (own.choice.size() != n || own.weight.size() != n)
-      throw_config("moxie::save_routes: layer ", i, " has ", own.choice.size(), " choices and ",
-                   own.weight.size(), " weights, expected [", own.tokens, " x ", own.choices,
-                   "] of both");
+    detail::check_routes("moxie::save_routes", i, own, false);
     const std::string name = std::to_string(i);
     tensors.push_back(
         TensorToWrite::of(name + "/choice", {own.tokens, own.choices}, own.choice.data()));
@@ -147,8 +165,6 @@ std::vector<HostRoutes<T>> load_routes(const std::filesystem::path& path) {
       fail("'", weight->name, "' is ", shape_text(weight->shape), ", expected ",
            shape_text(choice->shape), ", the shape of '", choice->name, "'");
     HostRoutes<T> own{choice->shape[0], choice->shape[1], file.values<std::int32_t>(*choice), {}};
-    for (const std::int32_t e : own.choice)
-      if (e < -1) fail("'", choice->name, "' has ", e, ", expected experts from 0, or -1 for none");
     const auto convert = [&](const auto& values) {
       for (const auto v : values) own.weight.push_back(static_cast<T>(v));
     };

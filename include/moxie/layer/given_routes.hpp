@@ -2,7 +2,7 @@
 
 #include <concepts>
 
-#include "moxie/capacity/concept.hpp"
+#include "moxie/capacity/assign.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/ops/top_k.hpp"
 #include "moxie/router/concept.hpp"
@@ -15,13 +15,15 @@ struct CopyGivenRow {  // choices from outside; columns that are not given becom
   ConstIntMatrix<B> given;
   ConstIntVector<B> mask;
   Index experts;
+  bool with_dropped;  // else dropped ones become -1, too
   IntMatrix<B> choice;
 
   MOXIE_HD void operator()(Index t) const {
     const bool padding = mask && mask[t] == 0;
     for (Index k = 0; k < choice.cols; ++k) {
-      const bool valid = k < given.cols && !padding && given(t, k) < experts;
-      choice(t, k) = valid ? given(t, k) : -1;
+      const Index entry = k < given.cols && !padding ? given(t, k) : -1;
+      const Index e = with_dropped ? routed_expert(entry) : entry;
+      choice(t, k) = static_cast<std::int32_t>(e >= 0 && e < experts ? e : -1);
     }
   }
 };
@@ -52,14 +54,22 @@ struct RecordRow {
 
   MOXIE_HD void operator()(Index t) const {
     for (Index k = 0; k < choice.cols; ++k) {
-      const bool kept = r.row(t, k) >= 0;
-      choice(t, k) = kept ? r.choice(t, k) : -1;
-      weight(t, k) = kept ? r.weight(t, k) : typename B::Scalar(0);
+      const std::int32_t e = r.choice(t, k);
+      choice(t, k) = e < 0 || r.row(t, k) >= 0 ? e : dropped_route(e);
+      weight(t, k) = e < 0 ? typename B::Scalar(0) : r.weight(t, k);
     }
   }
 };
 
-/// Scores as ever, choices (and perhaps weights) from outside.
+/// r.choice from outside
+template <Backend B>
+void copy_given(B& b, const Context<B>& ctx, const Routes<B>& given, bool with_dropped,
+                SparseRouting<B>& r) {
+  b.for_each(r.shape.tokens, CopyGivenRow<B>{given.choice, ctx.mask, r.shape.experts, with_dropped,
+                                             r.choice});
+}
+
+/// Scores as ever, choices (and perhaps weights) from outside, dropped ones among them.
 template <Backend B, class R>
   requires ComposedRouter<R, B>
 void apply_given(B& b, const Context<B>& ctx, const R& router, const Routes<B>& given,
@@ -68,7 +78,7 @@ void apply_given(B& b, const Context<B>& ctx, const R& router, const Routes<B>& 
   if (given.rank >= 0) {
     rank_rows(b, ConstMatrix<B>(r.noisy_logits), ctx.mask, given.rank, r.choice);
   } else {
-    b.for_each(r.shape.tokens, CopyGivenRow<B>{given.choice, ctx.mask, r.shape.experts, r.choice});
+    copy_given(b, ctx, given, true, r);
   }
   router.weigh(b, ctx, r);
   using Weights = typename Routes<B>::Weights;
@@ -98,9 +108,20 @@ struct PriorityOf {
   }
 };
 
-/// @throws shape_error or config_error if the routes do not fit a pass of shape `s`
+/// Slots and rows of choices from outside, as many slots as they take: none for those that were dropped.
+template <Backend B, Capacity C>
+void assign_given(B& b, const Context<B>& ctx, const C& capacity, const Routes<B>& given,
+                  const AssignMemory<B>& memory, SparseRouting<B>& r) {
+  const bool marked = given.rank < 0;
+  if (marked) copy_given(b, ctx, given, false, r);
+  assign_slots(b, ctx, PriorityOf<C>{capacity}, r.shape.group, memory, r);
+  if (marked) copy_given(b, ctx, given, true, r);
+}
+
+/// The rows that the routes may fill in a pass of shape `s`.
+/// @throws shape_error or config_error if they do not fit it, or not into `room` rows
 template <Backend B>
-void check_given(const Routes<B>& given, const RoutingShape& s, Index room) {
+Index rows_of_given(const Routes<B>& given, const RoutingShape& s, Index room) {
   const bool by_rank = given.rank >= 0;
   if (by_rank && given.rank >= s.experts)
     throw_config("moxie::MoeLayer::forward: pass.routes: rank is ", given.rank, ", expected 0 to ",
@@ -114,24 +135,29 @@ void check_given(const Routes<B>& given, const RoutingShape& s, Index room) {
     throw_shape("moxie::MoeLayer::forward: pass.routes: weight is [", given.weight.rows, " x ",
                 given.weight.cols, "], expected [", s.tokens, " x ", columns,
                 "], one for each choice");
-  const Index most = s.tokens * columns;
-  if (most > room)
-    throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", most,
+  Index rows = s.tokens * columns;
+  if constexpr (std::same_as<typename B::Space, HostSpace>) {  // on a device they count as "none"
+    if (!by_rank) rows = 0;
+    for (Index t = 0; !by_rank && t < s.tokens; ++t)
+      for (Index k = 0; k < columns; ++k) {
+        const Index entry = given.choice(t, k);
+        const Index e = routed_expert(entry);
+        if (e >= s.experts)
+          throw_config("moxie::MoeLayer::forward: pass.routes: choice(", t, ", ", k, ") is ", entry,
+                       ", expected an expert from 0 to ", s.experts - 1,
+                       ", -1 for none, or -2 - expert for one that was dropped");
+        rows += entry >= 0 ? 1 : 0;
+        for (Index j = 0; j < k; ++j)
+          if (e >= 0 && e == routed_expert(given.choice(t, j)))
+            throw_config("moxie::MoeLayer::forward: pass.routes: token ", t, " has expert ", e,
+                         " twice, expected distinct experts");
+      }
+  }
+  if (rows > room)
+    throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", rows,
                 " rows, the tape has room for ", room,
                 ": use a capacity that holds them (Dropless in evaluation, say)");
-  if constexpr (std::same_as<typename B::Space, HostSpace>) {  // on a device they count as "none"
-    for (Index t = 0; t < given.choice.rows; ++t)
-      for (Index k = 0; k < given.choice.cols; ++k)
-        if (const Index e = given.choice(t, k); e < -1 || e >= s.experts)
-          throw_config("moxie::MoeLayer::forward: pass.routes: choice(", t, ", ", k, ") is ", e,
-                       ", expected an expert from 0 to ", s.experts - 1, ", or -1 for none");
-    for (Index t = 0; t < given.choice.rows; ++t)
-      for (Index k = 1; k < given.choice.cols; ++k)
-        for (Index j = 0; j < k; ++j)
-          if (given.choice(t, k) >= 0 && given.choice(t, k) == given.choice(t, j))
-            throw_config("moxie::MoeLayer::forward: pass.routes: token ", t, " has expert ",
-                         given.choice(t, k), " twice, expected distinct experts");
-  }
+  return rows;
 }
 
 }  // namespace moxie::detail

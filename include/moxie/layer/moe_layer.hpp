@@ -5,27 +5,19 @@
 #include <tuple>
 #include <vector>
 
-#include "moxie/capacity/assign.hpp"
-#include "moxie/capacity/dropless.hpp"
 #include "moxie/capacity/identity_overflow.hpp"
 #include "moxie/expert/concept.hpp"
+#include "moxie/layer/checks.hpp"
 #include "moxie/layer/given_routes.hpp"
-#include "moxie/layer/router_parts.hpp"
+#include "moxie/layer/pass_state.hpp"
 #include "moxie/layer/tape.hpp"
+#include "moxie/ops/add_rows.hpp"
 #include "moxie/ops/first_non_finite.hpp"
 #include "moxie/regularizer/concept.hpp"
 #include "moxie/router/bias.hpp"
 #include "moxie/routing/record.hpp"
 
 namespace moxie {
-
-/// Sizes of a MoE layer. Capacity is decided inside `group` consecutive tokens.
-struct MoeShape {
-  Index width = 0;    ///< D
-  Index experts = 0;  ///< E
-  Index group = 0;    ///< S; 0 = all tokens of the pass
-  std::uint64_t seed = 0;  ///< of the initial parameters, if the layer owns them
-};
 
 /// A mixture-of-experts layer: gate, router, capacity, dispatch, experts, combine, and losses on its routing.
 ///
@@ -65,8 +57,7 @@ class MoeLayer {
 
   /// Memory and notes of one pass.
   struct Tape {
-    Gradients gradients = Gradients::all;
-    Index bound = 0;
+    detail::PassState<B> state;
     RoutingType routing;
     RoutingGradients<RoutingType> d;
     AssignMemory<B> assign;
@@ -75,17 +66,17 @@ class MoeLayer {
     typename X::template Tape<B> expert;
     Matrix<B> rows, d_rows;
     Scratch<B> check, count;
+    Vector<B> selected;  // [E] choices that the router made; empty without loss-free balancing
     std::array<Vector<B>, regularizers> sums;
     std::array<Index, regularizers> bound_sums{};
     Vector<B> losses;
     // of the last forward
     Context<B> context;
-    ConstMatrix<B> x;
     Rows<B> dispatched;
     bool given = false;   // choices came from outside ...
     bool frozen = false;  // ... and weights
     bool regularized = false;
-    bool ready = false;  // the last forward ended
+    bool ready = false;  // the last forward ended: there is a routing
   };
 
   /// Owns its parameters.   @throws config_error for sizes or hyper-parameters that make no sense
@@ -103,21 +94,9 @@ class MoeLayer {
         regularizers_(regularizer...) {
     if constexpr (requires { router.dispatcher; }) dispatcher_ = router.dispatcher;
     if constexpr (requires { router.gate; }) gate_ = router.gate;
-    if (shape.width < 1)
-      throw_config("moxie::MoeLayer: shape.width is ", shape.width, ", expected >= 1");
-    if (shape.experts < 1)
-      throw_config("moxie::MoeLayer: shape.experts is ", shape.experts, ", expected >= 1");
-    if (shape.group < 0)
-      throw_config("moxie::MoeLayer: shape.group is ", shape.group,
-                   ", expected >= 0 (0 = all tokens of the pass)");
+    detail::check_moe_shape(shape);
     if constexpr (requires { router.check(shape.experts); }) router.check(shape.experts);
-    if constexpr (std::same_as<C, Dropless>) {
-      bool full = soft;
-      if constexpr (requires { router.ragged(); }) full = router.ragged();
-      if (full)
-        throw_config("moxie::MoeLayer: the capacity is Dropless, but this router fills every slot there is: each "
-                     "expert would take every token; expected a number of slots (CapacityFactor, FixedCapacity)");
-    }
+    if (soft || ragged()) detail::check_filled_slots<B>(capacity);
     // The rule is asked here, so that one that makes no sense fails now and not in the first pass. Without a fixed
     // group it is asked for a large one: whether a small one has slots is known when it comes.
     for (const Mode mode : {Mode::train, Mode::eval})
@@ -125,19 +104,12 @@ class MoeLayer {
     if constexpr (soft) {
       slots_ = soft_slots();
     }
-    if constexpr (!soft && !ComposedRouter<R, B>)
-      if (detail::reroutes<B>(capacity_))
-        throw_config("moxie::MoeLayer: the capacity gives overflowing choices another expert, but this router "
-                     "has no weigh");
+    detail::check_overflow<B>(router, capacity, shape.width, output_width());
     for_each_regularizer([](const auto& a, std::size_t) {
       if (!math::is_finite(static_cast<double>(a.weight)))
         throw_config("moxie::MoeLayer: the weight of the regularizer '", a.name, "' is ", a.weight,
                      ", expected a finite number");
     });
-    if (returns_dropped(capacity_) && output_width() != shape.width)
-      throw_config("moxie::MoeLayer: dropped weight is returned to the token itself (IdentityOverflow), but "
-                   "the experts map a width of ", shape.width, " to ", output_width(),
-                   ", expected the same");
     gate_.declare(scope_, gate_shape(), gate_state_);
     if constexpr (requires { router.bias_rate(); })
       bias_.declare(scope_, shape.experts, router.bias_rate());
@@ -175,12 +147,12 @@ class MoeLayer {
 
   void bind(Arena<B>& arena, Index tokens, Tape& t) const {
     typename Arena<B>::Scope scope(arena);
-    t.gradients = arena.gradients();
     // A tape may be made for more tokens than whole groups.
-    t.bound = shape_.group > 0 ? tokens / shape_.group * shape_.group : tokens;
-    RoutingShape s = routing_shape(t.bound, Mode::train);
+    t.state.bind(arena, shape_.group > 0 ? tokens / shape_.group * shape_.group : tokens);
+    t.ready = false;
+    RoutingShape s = routing_shape(t.state.bound, Mode::train);
     // By capacity, not by rows: a dispatcher that pads to the capacity may need more for as many rows.
-    if (const RoutingShape eval = routing_shape(t.bound, Mode::eval); eval.capacity > s.capacity)
+    if (const RoutingShape eval = routing_shape(t.state.bound, Mode::eval); eval.capacity > s.capacity)
       s = eval;
     B& b = backend();
     bind_routing(arena, s, t);
@@ -194,7 +166,7 @@ class MoeLayer {
     t.losses = arena.template kept<T>(static_cast<Index>(regularizers));
     for_each_regularizer([&](const auto& a, std::size_t i) {
       t.bound_sums[i] = a.sums(s);
-      t.sums[i] = arena.template saved<T>(t.bound_sums[i]);
+      t.sums[i] = arena.template kept<T>(t.bound_sums[i]);  // AnyRegularizers::values reads them
     });
     expert_.bind(b, arena, parameters(), expert_state_, rows, t.expert);
   }
@@ -204,23 +176,19 @@ class MoeLayer {
   /// finite (on a host backend; on a device `check(tape)` does)
   void forward(ConstMatrix<B> x, Matrix<B> y, Tape& t, const Pass<B>& pass = {}) const {
     RoutingShape s = routing_shape(x.rows, pass.mode);
-    detail::check_forward<B>("moxie::MoeLayer", x, y, input_width(), output_width(), t.bound);
+    detail::PassState<B> state = t.state;  // the tape's stays as it was unless the pass fits
+    state.begin_forward_of_parts("moxie::MoeLayer", x, y, input_width(), output_width(), pass);
     const Routes<B> given = routes_of(pass);
-    if (!given.empty() && !soft) {
-      s.capacity = s.group;  // nothing is dropped but what was recorded so
-      s.rows = rows_of(s);
-      if (s.rows > t.routing.bound_rows()) s.rows = t.routing.bound_rows();
-    }
-    check_pass(s, t, pass, given);
+    check_pass(t, pass, given, s);
+    t.state = state;
     t.ready = false;
     B& b = backend();
     RoutingType& r = t.routing;
     r.resize(s, wants_noise() && pass.mode == Mode::train);
     r.mask = pass.mask;
     if constexpr (!soft) r.bias = bias_.bias(parameters());
-    t.x = x;
     t.context = {.mode = pass.mode,
-                 .gradients = pass.gradients < t.gradients ? pass.gradients : t.gradients,
+                 .gradients = state.when_done,
                  .shape = s,
                  .progress = pass.progress,
                  .seed = pass.seed,
@@ -241,21 +209,17 @@ class MoeLayer {
     expert_.forward(b, parameters(), expert_state_, t.dispatched, rows, t.expert, pass);
     dispatcher_.combine(b, r, ConstMatrix<B>(rows), y, t.dispatch);
     if constexpr (!soft)
-      if (returns_dropped(capacity_) && !r.first) return_dropped(b, r, x, y);
+      if (returns_dropped(capacity_)) return_dropped(b, r, x, y);
     regularize(t, pass);
+    t.state.end_forward();
     t.ready = true;
   }
 
   /// dx = gradient of the last forward's x (empty: not computed) for the gradient dy of y, regularizers included;
-  /// gradients of parameters += if both the tape and the pass wanted them.
+  /// gradients of parameters += if both the tape and the pass wanted them. Once a forward.
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
-    const Index tokens = t.context.shape.tokens;
-    detail::check_backward<B>("moxie::MoeLayer", dy, dx, tokens, input_width(), output_width());
+    t.state.begin_backward("moxie::MoeLayer", dy, dx, input_width(), output_width());
     const Gradients gradients = t.context.gradients;
-    if (gradients == Gradients::none)
-      throw_shape("moxie::MoeLayer::backward: this tape or pass was made without gradients");
-    if (!t.ready)
-      throw_shape("moxie::MoeLayer::backward: the last forward on this tape ended with an error");
     B& b = backend();
     RoutingType& r = t.routing;
     RoutingGradients<RoutingType> d = t.d.begin(b, r);
@@ -270,18 +234,21 @@ class MoeLayer {
                      gradients);
     dispatcher_.dispatch_backward(b, r, ConstMatrix<B>(d_rows), dx, d, t.dispatch);
     if constexpr (!soft)
-      if (returns_dropped(capacity_) && !r.first)
-        return_dropped_backward(b, r, t.x, dy, dx, d.weight);
+      if (returns_dropped(capacity_))
+        return_dropped_backward(b, r, t.state.x, dy, dx, t.frozen ? Matrix<B>{} : d.weight);
     if (t.regularized)
       for_each_regularizer([&](const auto& a, std::size_t i) {
         if (a.weight != 0) a.loss_backward(b, t.context, r, ConstVector<B>(sums(t, a, i)), d);
       });
     router_.route_backward(b, t.context, r, d);
-    gate_.backward(b, t.context, parameters(), gate_state_, t.x, ConstMatrix<B>(d.logits), dx,
+    gate_.backward(b, t.context, parameters(), gate_state_, t.state.x, ConstMatrix<B>(d.logits), dx,
                    gradients == Gradients::all, t.gate);
-    if constexpr (!soft)
-      if (bias_.active() && !t.given && gradients == Gradients::all && t.context.mode == Mode::train)
-        bias_.count(b, parameters(), r, t.count);
+    if (counts_selections(t)) {
+      const Vector<B> all = bias_.selections(parameters());
+      const Matrix<B> row(all.data, 1, all.size);
+      add_rows(b, ConstMatrix<B>(row), ConstMatrix<B>(t.selected.data, 1, all.size), row);
+    }
+    t.state.end_backward();
   }
 
   /// Names of the regularizers, in the order of `read_losses`.
@@ -320,7 +287,8 @@ class MoeLayer {
     visitor.losses(names, t.losses);
   }
 
-  /// Copies the last forward's routes, drops included, into memory of the caller: choice, weight: [T, K].
+  /// Copies the last forward's routes into memory of the caller, entries as those of Routes: choice, weight: [T, K].
+  /// Replayed in the same mode and with the same noise, they repeat the pass.
   /// @throws config_error where experts choose: a token then has no K choices
   void record(const Tape& t, IntMatrix<B> choice, Matrix<B> weight) const
     requires(!soft)
@@ -373,12 +341,10 @@ class MoeLayer {
     return known[0];
   }
   GateShape gate_shape() const { return {shape_.width, shape_.experts, slots_}; }
-  bool ragged() const {
-    if constexpr (requires { router_.ragged(); }) {
-      return router_.ragged();
-    } else {
-      return false;
-    }
+  bool ragged() const { return detail::is_ragged(router_); }
+  bool counts_selections(const Tape& t) const {
+    return bias_.active() && !t.given && t.context.gradients == Gradients::all &&
+           t.context.mode == Mode::train;
   }
   Index rows_of(const RoutingShape& s) const {
     const Index most = s.groups() * s.experts * (soft || s.capacity < s.group ? s.capacity : s.group);
@@ -388,8 +354,9 @@ class MoeLayer {
     B& b = backend();
     t.routing.bind(arena, s, routing_traits(router_, b, s));
     gate_.bind(b, arena, gate_shape(), s.tokens, t.gate);
-    t.count = arena.scratch_bytes(bias_.scratch_bytes(b, s));
+    if (bias_.active()) t.selected = arena.template kept<T>(s.experts);
     typename Arena<B>::Scope scope(arena);
+    t.count = arena.scratch_bytes(bias_.scratch_bytes(b, s));
     t.check = arena.scratch_bytes(first_non_finite_bytes(s.tokens * gate_shape().columns()));
     if constexpr (!soft) {
       if (ragged()) return;
@@ -402,8 +369,8 @@ class MoeLayer {
     const auto at = static_cast<std::size_t>(pass.moe_layer);
     return at < pass.routes.size() ? pass.routes[at] : Routes<B>{};
   }
-  void check_pass(const RoutingShape& s, const Tape& t, const Pass<B>& pass,
-                  const Routes<B>& given) const {
+  /// Checks that a pass of shape `s` fits; with routes from outside the shape becomes theirs.
+  void check_pass(const Tape& t, const Pass<B>& pass, const Routes<B>& given, RoutingShape& s) const {
     if (pass.mask && pass.mask.size != s.tokens)
       throw_shape("moxie::MoeLayer::forward: pass.mask has ", pass.mask.size,
                   " entries, expected one for each of the ", s.tokens, " tokens");
@@ -417,18 +384,17 @@ class MoeLayer {
                     " may fill ", s.rows, " rows, the tape has room for ", t.routing.bound_rows());
       return;
     }
-    if constexpr (soft || !ComposedRouter<R, B>) {
+    if (ragged())
+      throw_config("moxie::MoeLayer::forward: pass.routes: with this router experts choose tokens, so "
+                   "it cannot take choices of tokens from outside");
+    if (soft || !detail::is_composed<B>(router_))
       throw_config("moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, so it "
                    "cannot take choices from outside");
-    } else {
-      if (ragged())
-        throw_config("moxie::MoeLayer::forward: pass.routes: with this router experts choose tokens, so "
-                     "it cannot take choices of tokens from outside");
-      detail::check_given(given, s, t.routing.bound_rows());
-      if (dispatcher_.rows(s) > t.rows.rows)
-        throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", dispatcher_.rows(s),
-                    " padded rows, the tape has room for ", t.rows.rows);
-    }
+    s.capacity = s.group;  // nothing is dropped but what was recorded so
+    s.rows = detail::rows_of_given(given, s, t.routing.bound_rows());
+    if (dispatcher_.rows(s) > t.rows.rows)
+      throw_shape("moxie::MoeLayer::forward: pass.routes may fill ", dispatcher_.rows(s),
+                  " padded rows, the tape has room for ", t.rows.rows);
   }
   /// Scores, choices, slots: all of the routing tensors.
   void route(const Routes<B>& given, Tape& t) const {
@@ -436,12 +402,17 @@ class MoeLayer {
     RoutingType& r = t.routing;
     if (given.empty()) {
       router_.route(b, t.context, r);
-      if constexpr (!soft)
-        if (!ragged() && assign_slots(b, t.context, capacity_, r.shape.capacity, t.assign, r))
-          weigh(r, t);
+      if constexpr (!soft) {
+        if (ragged()) return;
+        if (counts_selections(t)) {
+          b.fill(t.selected, T(0));
+          bias_.count(b, r, t.selected, t.count);
+        }
+        if (assign_slots(b, t.context, capacity_, r.shape.capacity, t.assign, r)) weigh(r, t);
+      }
     } else if constexpr (!soft && ComposedRouter<R, B>) {
       detail::apply_given(b, t.context, router_, given, r);
-      assign_slots(b, t.context, detail::PriorityOf<C>{capacity_}, r.shape.capacity, t.assign, r);
+      detail::assign_given(b, t.context, capacity_, given, t.assign, r);
     }
   }
   /// The weights of choices that the overflow policy changed.

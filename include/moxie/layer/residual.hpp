@@ -116,7 +116,7 @@ class ResidualMoe {
   void bind(Arena<B>& arena, Index rows, Tape& t) const {
     const typename Arena<B>::Scope scope(arena);
     const Index out = output_width();
-    both_.begin_bind(arena, rows, t.both);
+    t.both.state.bind(arena, rows);
     t.moe = arena.template saved<T>(rows, out);
     t.mlp = arena.template saved<T>(rows, out);
     t.coefficient = arena.template saved<T>(rows, 2);
@@ -141,6 +141,7 @@ class ResidualMoe {
     b.gemm(Op::none, Op::none, 1, x, parameters().value(kernel_), 0, coefficient);
     b.for_each(x.rows, detail::MixTwoRow<B>{parameters().vector(bias_), moe, mlp, coefficient, y},
                detail::row_grain(y.cols));
+    t.both.state.end_forward();
   }
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
     both_.begin_backward(dy, dx, t.both);
@@ -158,14 +159,16 @@ class ResidualMoe {
         rows,
         detail::MixTwoRowBackward<B>{dy, t.moe.top(rows), t.mlp.top(rows), coefficient, d_logits},
         grain);
-    if (t.both.gradients == Gradients::all) {
-      b.gemm(Op::transpose, Op::none, 1, t.both.x, d_logits, 1, parameters().gradient(kernel_));
+    if (t.both.state.wants_weights()) {
+      b.gemm(Op::transpose, Op::none, 1, t.both.state.x, d_logits, 1, parameters().gradient(kernel_));
       b.column_sums(rows, 2, detail::ElementTerm<B>{d_logits}, parameters().gradient_vector(bias_),
                     t.sums);
     }
-    if (!dx) return;
-    add_rows(b, ConstMatrix<B>(dx), ConstMatrix<B>(t.dx.top(rows)), dx);
-    b.gemm(Op::none, Op::transpose, 1, d_logits, parameters().value(kernel_), 1, dx);
+    if (dx) {
+      add_rows(b, ConstMatrix<B>(dx), ConstMatrix<B>(t.dx.top(rows)), dx);
+      b.gemm(Op::none, Op::transpose, 1, d_logits, parameters().value(kernel_), 1, dx);
+    }
+    t.both.state.end_backward();
   }
 
  private:

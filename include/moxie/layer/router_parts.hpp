@@ -3,8 +3,10 @@
 #include "moxie/dispatch/gather.hpp"
 #include "moxie/dispatch/soft.hpp"
 #include "moxie/gate/linear.hpp"
+#include "moxie/router/concept.hpp"
 
-/// The dispatcher and the gate that a layer has for its router: those the router brings along, or the usual ones.
+/// What a layer asks of its router: the dispatcher and the gate, those it brings along or the usual ones, and what it
+/// can do.
 namespace moxie {
 
 namespace detail {
@@ -30,6 +32,27 @@ requires requires { typename R::GateType; }
 struct GateOf<R> {
   using type = typename R::GateType;
 };
+
+/// Experts choose tokens, not tokens experts.
+template <class R>
+bool is_ragged(const R& router) {
+  if constexpr (requires { router.ragged(); }) {
+    return router.ragged();
+  } else {
+    return false;
+  }
+}
+/// The router is made of `score`, `select` and `weigh`. One of a type chosen at run time says so by `bool composed()`.
+template <Backend B, class R>
+bool is_composed(const R& router) {
+  if constexpr (!ComposedRouter<R, B>) {
+    return false;
+  } else if constexpr (requires { router.composed(); }) {
+    return router.composed();
+  } else {
+    return true;
+  }
+}
 
 }  // namespace detail
 

@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "moxie/layer/concept.hpp"
+#include "moxie/layer/pass_state.hpp"
 #include "moxie/ops/add_rows.hpp"
 #include "moxie/routing/record.hpp"
 
@@ -33,10 +33,7 @@ class DenseAndMoe {
 
  public:
   struct Tape {
-    ConstMatrix<B> x;  // of the last forward
-    Index bound = 0;
-    Gradients limit = Gradients::none;      // what the tape was made for
-    Gradients gradients = Gradients::none;  // what its last forward promised
+    PassState<B> state;
     typename D::Tape dense;
     typename M::Tape moe;
   };
@@ -52,21 +49,11 @@ class DenseAndMoe {
                    ": the two layers have parameters of their own, expected scopes of one model");
   }
 
-  void begin_bind(const Arena<B>& arena, Index rows, Tape& t) const {
-    t.x = {};
-    t.bound = rows;
-    t.limit = arena.gradients();
-    t.gradients = Gradients::none;
-  }
   void begin_forward(ConstMatrix<B> x, Matrix<B> y, Tape& t, const Pass<B>& pass) const {
-    check_forward<B>(who_, x, y, moe.input_width(), moe.output_width(), t.bound);
-    t.x = x;
-    t.gradients = pass.gradients < t.limit ? pass.gradients : t.limit;
+    t.state.begin_forward_of_parts(who_, x, y, moe.input_width(), moe.output_width(), pass);
   }
   void begin_backward(ConstMatrix<B> dy, Matrix<B> dx, const Tape& t) const {
-    if (t.gradients == Gradients::none)
-      throw_config(who_, "::backward: there was no forward on this tape, or one without gradients");
-    check_backward<B>(who_, dy, dx, t.x.rows, moe.input_width(), moe.output_width());
+    t.state.begin_backward(who_, dy, dx, moe.input_width(), moe.output_width());
   }
   /// The pass of the mixture: the dense layer's MoE layers are counted first.
   Pass<B> behind_dense(const Pass<B>& pass) const {
@@ -123,7 +110,7 @@ class WithShared {
 
   void bind(Arena<B>& arena, Index rows, Tape& t) const {
     const typename Arena<B>::Scope scope(arena);
-    both_.begin_bind(arena, rows, t.both);
+    t.both.state.bind(arena, rows);
     const Index in = arena.wants_input() ? input_width() : 0;
     const Index out = output_width();
     t.branch = arena.template scratch<typename B::Scalar>(rows * (in > out ? in : out));
@@ -136,6 +123,7 @@ class WithShared {
     both_.dense.forward(x, y, t.both.dense, pass);
     both_.moe.forward(x, branch, t.both.moe, both_.behind_dense(pass));
     add_rows(both_.backend(), ConstMatrix<B>(y), ConstMatrix<B>(branch), y);
+    t.both.state.end_forward();
   }
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
     both_.begin_backward(dy, dx, t.both);
@@ -144,6 +132,7 @@ class WithShared {
     both_.moe.backward(dy, branch, t.both.moe);
     both_.dense.backward(dy, dx, t.both.dense);
     if (dx) add_rows(both_.backend(), ConstMatrix<B>(dx), ConstMatrix<B>(branch), dx);
+    t.both.state.end_backward();
   }
 
  private:

@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "moxie/core/math.hpp"
 #include "moxie/core/parameters.hpp"
 #include "moxie/router/concept.hpp"
 #include "moxie/router/ranked_scores.hpp"
@@ -10,7 +11,7 @@ namespace moxie {
 
 namespace detail {
 template <Backend B>
-struct CountSelections {  // 1 for each choice of expert e by token t, before capacity drops any
+struct CountSelections {  // 1 for each choice of expert e by token t
   static constexpr bool one_level = true;
   ConstIntMatrix<B> choice;
 
@@ -47,7 +48,8 @@ struct MoveBias {
 ///
 /// Wraps a token-choice router that ranks by scores (`ranks_with_bias`):
 /// WithBias{BiasBalance{.rate = 1e-3}, SigmoidTopKRouter{.k = 2}}. Rate 0 keeps no bias.
-/// Selections are counted in the backward of a training pass that wants gradients of parameters, as those are.
+/// A forward counts what the router selects, before capacity drops or reroutes any; the backward adds the counts, if it
+/// is of a training pass that wants gradients of parameters, as those are added.
 /// Source: Wang et al., "Auxiliary-Loss-Free Load Balancing Strategy for MoE", arXiv 2408.15664.
 struct BiasBalance {
   double rate = 1e-3;
@@ -69,9 +71,13 @@ struct WithBias : R {
   constexpr WithBias(BiasBalance b, R base) : R(base), balance(b) {}
 
   double bias_rate() const {
-    if (!(balance.rate >= 0))
-      throw_config("moxie::BiasBalance: rate is ", balance.rate, ", expected >= 0");
+    if (!(balance.rate >= 0) || !math::is_finite(balance.rate))
+      throw_config("moxie::BiasBalance: rate is ", balance.rate, ", expected a finite number >= 0");
     return balance.rate;
+  }
+  void check(Index experts) const {
+    (void)bias_rate();
+    if constexpr (requires { R::check(experts); }) R::check(experts);
   }
   template <Backend B>
   std::size_t scratch_bytes(const B& b, const RoutingShape& shape) const {
@@ -104,9 +110,13 @@ class BiasState {
   std::size_t scratch_bytes(const B& b, const RoutingShape& s) const {
     return active() ? b.column_sums_bytes(s.tokens, s.experts) : 0;
   }
-  void count(B& b, const Parameters<B>& p, const SparseRouting<B>& r, Scratch<B> scratch) const {
-    b.column_sums(r.choice.rows, r.shape.experts, detail::CountSelections<B>{r.choice},
-                  p.buffer(count_), scratch);
+  /// [E] selections counted since the last step, empty without balancing
+  Vector<B> selections(const Parameters<B>& p) const {
+    return active() ? p.buffer(count_) : Vector<B>{};
+  }
+  /// to[e] += choices of expert e, as the router made them: before assign_slots, which may give them other experts.
+  void count(B& b, const SparseRouting<B>& r, Vector<B> to, Scratch<B> scratch) const {
+    b.column_sums(r.choice.rows, r.shape.experts, detail::CountSelections<B>{r.choice}, to, scratch);
   }
 
  private:

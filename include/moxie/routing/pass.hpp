@@ -10,9 +10,17 @@ namespace moxie {
 
 enum class Mode { train, eval };
 
+/// What routes have in the place of an expert that was chosen and dropped for want of a slot: below -1, which is none.
+MOXIE_HD constexpr std::int32_t dropped_route(Index expert) { return static_cast<std::int32_t>(-2 - expert); }
+/// The expert that an entry of routes names, kept or dropped; -1 = none.
+MOXIE_HD constexpr Index routed_expert(Index entry) { return entry < -1 ? -2 - entry : entry; }
+
 /// Routing given from outside to one MoE layer: replayed, frozen, swapped, or by rank. The layer keeps the
-/// router's scores, replaces its selection, and has the router weigh the choices. Recorded drops stay drops and
-/// nothing else is dropped.
+/// router's scores, replaces its selection, and has the router weigh the choices. Nothing is dropped but what is marked
+/// by `dropped_route`: such a choice takes no row, but counts wherever the choices of a token do, as it did when it was
+/// recorded: in the sum that weights are divided by, in losses, and in the weight that IdentityOverflow returns.
+///
+/// On a host the tape needs room for as many rows as choices are kept; on a device, whose memory is not read, for all.
 template <class B>
 struct Routes {
   enum class Weights {
@@ -20,7 +28,7 @@ struct Routes {
     given,  ///< `weight`, constants
     unit    ///< 1, constants
   };
-  ConstIntMatrix<B> choice{};  ///< [T, K'] experts, -1 = none; K' at most the router's K
+  ConstIntMatrix<B> choice{};  ///< [T, K'] experts, -1 = none, or dropped_route(expert); K' at most the router's K
   ConstMatrix<B> weight{};     ///< [T, K'] when given
   Weights weights = Weights::gate;
   /// >= 0 instead of `choice`: the expert of that rank by this pass's scores, alone (0 is the best).
@@ -41,7 +49,8 @@ struct Pass {
   double progress = 0;     ///< share of the training that is over, in [0, 1]
   Index first_token = 0;   ///< number of the first row among all rows of a batch split over passes
   bool regularizers = true;
-  /// [T], 0 = padding: routes nowhere, takes no slot, enters no loss. Empty: every token counts.
+  /// [T], 0 = padding: routes nowhere, takes no slot, enters no loss. Empty: every token counts. Padded rows of x are
+  /// still scored, so they must be finite: a NaN in one stops the pass as one in any other row does.
   ConstIntVector<B> mask{};
   /// [N, 2] rows that correspond in two views, (row of view a, row of view b), for consistency
   /// regularizers (vision/stacked_pairs.hpp makes them). A pair that names no row of the pass, as -1, is

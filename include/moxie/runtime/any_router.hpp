@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "moxie/core/error.hpp"
+#include "moxie/layer/router_parts.hpp"
 #include "moxie/router/concept.hpp"
 #include "moxie/runtime/any_gate.hpp"
 
@@ -37,6 +38,8 @@ class AnyRouter {
   bool noisy() const { return held_->traits.noisy; }
   bool ragged() const { return held_->traits.ragged; }
   bool plans() const { return held_->traits.plan; }
+  /// Whether the router is made of the three parts of `route`, as a ComposedRouter is.
+  bool composed() const { return held_->composed; }
   double bias_rate() const { return held_->bias_rate; }
   std::size_t scratch_bytes(const B& b, const RoutingShape& s) const {
     return held_->scratch_bytes(b, s);
@@ -46,7 +49,7 @@ class AnyRouter {
                       RoutingGradients<SparseRouting<B>>& g) const {
     held_->route_backward(b, ctx, r, g);
   }
-  /// The three parts of `route`.   @throws config_error if the router is not made of them
+  /// The three parts of `route`.   @throws config_error unless composed()
   void score(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
     held_->part(Part::score, b, ctx, r);
   }
@@ -61,6 +64,7 @@ class AnyRouter {
   enum class Part { score, select, weigh };
   struct Base {
     RoutingTraits traits;
+    bool composed = false;
     double bias_rate = 0;
     std::optional<AnyGate<B>> gate;
 
@@ -80,6 +84,7 @@ class AnyRouter {
       if constexpr (requires { router.noisy(); }) this->traits.noisy = router.noisy();
       if constexpr (requires { router.ragged(); }) this->traits.ragged = router.ragged();
       if constexpr (requires { router.plans(); }) this->traits.plan = router.plans();
+      this->composed = detail::is_composed<B>(router);
       if constexpr (requires { router.bias_rate(); }) this->bias_rate = router.bias_rate();
       if constexpr (requires { router.gate; }) {
         this->gate = router.gate;
@@ -113,8 +118,7 @@ class AnyRouter {
             return router.weigh(b, ctx, r);
         }
       } else {
-        throw_config("moxie::AnyRouter: this router has no score and weigh, so it cannot take choices "
-                     "from outside");
+        throw_config("moxie::AnyRouter: this router is not made of score, select and weigh");
       }
     }
     R router;

@@ -39,7 +39,7 @@ struct BiasSteps {
       const auto expert = f.choices();
       std::vector<Index> count(at(experts));
       for (const std::int32_t e : expert) ++count[at(e)];
-      state.count(b, p, f.routing, scratch);
+      state.count(b, f.routing, state.selections(p), scratch);
       p.after_step();
       steps.push_back({{"bias", list(bias)},
                        {"expert", nested(expert, {length(scores), router.k})},
