@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "context.hpp"
 #include "moxie/io/atomic_file.hpp"
-#include "moxie/version.hpp"
 #include "routers/csv_reporter.hpp"
 #include "routers/layer_case.hpp"
 #include "routers/route_case.hpp"
@@ -96,7 +96,7 @@ int run(int argc, char** argv) {
   int count = static_cast<int>(pointers.size());
   benchmark::Initialize(&count, pointers.data());
   if (count > 1) moxie::throw_config("there is no argument '", pointers[1], "', see --help");
-  benchmark::AddCustomContext("moxie", std::string(moxie::version));
+  bench::add_context(bench::command_of(argc, argv), std::string(bench::seeds));
   benchmark::AddCustomContext("threads_used", std::to_string(setup.options.threads));
   benchmark::AddCustomContext("instructions", moxie::to_string(setup.backend.level()));
   bench::CsvReporter csv_display, csv_file;

@@ -1,9 +1,10 @@
 #include <benchmark/benchmark.h>
 
-#include <chrono>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "context.hpp"
 #include "moxie/backend/cpu.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/capacity/factor.hpp"
@@ -18,23 +19,20 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/train/step.hpp"
 #include "moxie/train/supervised.hpp"
+#include "timing.hpp"
 
-// Whole training steps of vision transformers with experts (E = 8, K = 2), and how their time divides over the mixture of
-// experts layers, attention and the rest. The parts are timed on their own, at the same shapes, after the whole.
+// Whole training steps of vision transformers with experts (E = 8, K = 2), and the share of a step's time that its mixture of
+// experts layers and its attention take. A layer of each kind is timed at the same shapes, forward and backward, in turn with
+// whole steps; its median times the number of such layers, over the median of the steps, is the share. The rest (embedding,
+// dense blocks, norms, head, optimizer) is not timed.
+//
+// A row's time is that median of whole steps: one iteration of Google Benchmark is one measurement of at least five rounds.
 
 namespace {
 
 using B = moxie::CpuBackend<float>;
 using moxie::Index;
 using Layer = moxie::AnyLayer<B>;
-
-template <class F>
-double seconds(int times, const F& f) {
-  f();
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < times; ++i) f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / times;
-}
 
 Layer make_moe(const moxie::Scope<B>& scope, const moxie::VitConfig& vit, Index images) {
   return moxie::MoeLayer{
@@ -48,20 +46,32 @@ Layer make_moe(const moxie::Scope<B>& scope, const moxie::VitConfig& vit, Index 
 }
 
 /// Forward and backward of one layer over random rows.
-double layer_seconds(const Layer& layer, Index rows, int times) {
-  auto tape = moxie::make_tape(layer, rows);
-  const moxie::Random random{1, 0, 0};
-  std::vector<float> x(static_cast<std::size_t>(rows * layer.input_width()));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.normal(i));
-  std::vector<float> y(static_cast<std::size_t>(rows * layer.output_width())), dx(x.size());
-  std::uint64_t step = 0;
-  return seconds(times, [&] {
-    layer.forward({x.data(), rows, layer.input_width()}, {y.data(), rows, layer.output_width()},
-                  tape, {.step = step++});
-    layer.backward({y.data(), rows, layer.output_width()}, {dx.data(), rows, layer.input_width()},
-                   tape);
-  });
-}
+class LayerPass {
+ public:
+  LayerPass(const Layer& layer, Index rows)
+      : layer_(layer),
+        tape_(moxie::make_tape(layer, rows)),
+        rows_(rows),
+        x_(static_cast<std::size_t>(rows * layer.input_width())),
+        y_(static_cast<std::size_t>(rows * layer.output_width())),
+        dx_(x_.size()) {
+    const moxie::Random random{1, 0, 0};
+    for (std::size_t i = 0; i < x_.size(); ++i) x_[i] = static_cast<float>(random.normal(i));
+  }
+  void operator()() {
+    const Index in = layer_.input_width();
+    const Index out = layer_.output_width();
+    layer_.forward({x_.data(), rows_, in}, {y_.data(), rows_, out}, tape_, {.step = step_++});
+    layer_.backward({y_.data(), rows_, out}, {dx_.data(), rows_, in}, tape_);
+  }
+
+ private:
+  const Layer& layer_;
+  moxie::OwnedTape<Layer> tape_;
+  Index rows_;
+  std::vector<float> x_, y_, dx_;
+  std::uint64_t step_ = 0;
+};
 
 /// range(0): threads.
 void train_step(benchmark::State& state, const std::string& preset, Index side, Index images) {
@@ -85,11 +95,7 @@ void train_step(benchmark::State& state, const std::string& preset, Index side, 
   const moxie::Batch<B> batch{{x.data(), images, vit.pixels()}, {labels.data(), images, vit.classes}};
   std::uint64_t at = 0;
   const auto one = [&] { step(batch, 1e-3, {.seed = 1, .step = at++}); };
-  for (auto _ : state) one();
-  state.SetItemsProcessed(state.iterations() * images);
 
-  const int times = 5;
-  const double whole = seconds(times, one);
   const Index rows = images * vit.tokens();
   auto moe_scope = moxie::root(cpu);
   const Layer moe = make_moe(moe_scope, vit, images);
@@ -98,14 +104,18 @@ void train_step(benchmark::State& state, const std::string& preset, Index side, 
   const Layer attention = moxie::SelfAttention<B>(
       attention_scope, {.tokens = vit.tokens(), .width = vit.width, .heads = vit.heads});
   attention_scope.parameters->initialize(1);
-  const double in_moe =
-      static_cast<double>(vit.moe_blocks.size()) * layer_seconds(moe, rows, times);
-  const double in_attention =
-      static_cast<double>(vit.blocks) * layer_seconds(attention, rows, times);
-  state.counters["ms"] = 1e3 * whole;
-  state.counters["share_moe"] = in_moe / whole;
-  state.counters["share_attention"] = in_attention / whole;
-  state.counters["share_rest"] = 1 - (in_moe + in_attention) / whole;
+  LayerPass moe_pass(moe, rows), attention_pass(attention, rows);
+
+  const bench::Rounds rounds{.least = 5, .budget = 2};
+  for (auto _ : state) {
+    const auto [of_step, of_moe, of_attention] = bench::medians_in_turn(
+        rounds, one, [&] { moe_pass(); }, [&] { attention_pass(); });
+    state.SetIterationTime(of_step);
+    state.counters["share_moe"] = static_cast<double>(vit.moe_blocks.size()) * of_moe / of_step;
+    state.counters["share_attention"] = static_cast<double>(vit.blocks) * of_attention / of_step;
+  }
+  state.counters["images_per_second"] = benchmark::Counter(
+      static_cast<double>(images), benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void nano(benchmark::State& state) { train_step(state, "nano", 32, 128); }
@@ -113,5 +123,24 @@ void ti(benchmark::State& state) { train_step(state, "ti", 32, 32); }
 
 }  // namespace
 
-BENCHMARK(nano)->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
-BENCHMARK(ti)->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime()->Unit(benchmark::kMillisecond);
+int main(int argc, char** argv) {
+  const std::string command = bench::command_of(argc, argv);
+  using Function = void (*)(benchmark::State&);
+  for (const auto& [name, function] : {std::pair<const char*, Function>{"nano", nano}, {"ti", ti}})
+    benchmark::RegisterBenchmark(name, function)
+        ->ArgName("threads")
+        ->Arg(1)
+        ->Arg(2)
+        ->Iterations(1)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+  std::string repetitions = "--benchmark_repetitions=5";  // unless asked for otherwise
+  std::vector<char*> arguments(argv, argv + argc);
+  arguments.insert(arguments.begin() + 1, repetitions.data());
+  int count = static_cast<int>(arguments.size());
+  benchmark::Initialize(&count, arguments.data());
+  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
+  bench::add_context(command, "fixed: parameters and inputs of layers 1, images 2");
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

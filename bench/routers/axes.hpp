@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <memory>
 #include <set>
 #include <string>
@@ -75,16 +76,44 @@ inline std::string name_of(const Case& c, const Options& o) {
   return name;
 }
 
-/// "ceil-1.25", "dropless-bpr", "slots-64", "vmoe-1-bpr-next_choice".
+/// A capacity of the axis: a rule of the registry, or room for so many rows a token whatever the router. The rules multiply
+/// by the choices of a token, of which routers whose experts choose have one, so that a factor means another size there.
+struct Capacity {
+  moxie::CapacityConfig config;
+  double rows = 0;  ///< > 0: slots for so many rows a token
+
+  /// Slots of an expert are ceil(rows * S / E).
+  moxie::CapacityConfig of(Index group, Index experts) const {
+    moxie::CapacityConfig c = config;
+    if (rows > 0)
+      c.slots = static_cast<Index>(
+          std::ceil(rows * static_cast<double>(group) / static_cast<double>(experts)));
+    return c;
+  }
+};
+
+/// "rows-2", "ceil-1.25", "dropless-bpr", "slots-64", "vmoe-1-bpr-next_choice".
 /// @throws config_error for anything else
-inline moxie::CapacityConfig parse_capacity(const std::string& text) {
+inline Capacity parse_capacity(const std::string& text) {
   const std::vector<std::string> words = detail::split(text, '-');
   const auto wrong = [&](const auto&... why) {
     moxie::throw_config("--capacities: '", text, "': ", why...);
   };
-  moxie::CapacityConfig c;
+  Capacity capacity;
+  moxie::CapacityConfig& c = capacity.config;
   std::size_t next = 1;
-  if (words[0] == "slots") {
+  const auto number = [&](std::string_view what, std::string_view example) {
+    if (next == words.size()) wrong("expected a ", what, ", ", example);
+    const std::string& word = words[next++];
+    double value = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
+    if (error != std::errc{} || end != word.data() + word.size() || !(value > 0))
+      wrong("the ", what, " is '", word, "', expected a number > 0");
+    return value;
+  };
+  if (words[0] == "rows") {
+    capacity.rows = number("number of rows a token", "rows-2");
+  } else if (words[0] == "slots") {
     if (words.size() < 2) wrong("expected slots-N");
     c.slots = detail::whole_number("--capacities: slots", words[next++]);
   } else {
@@ -92,14 +121,7 @@ inline moxie::CapacityConfig parse_capacity(const std::string& text) {
     if (std::find(moxie::capacity_names.begin(), moxie::capacity_names.end(), c.rule) ==
         moxie::capacity_names.end())
       moxie::throw_unknown_name("--capacities", "rule", c.rule, moxie::capacity_names);
-    if (c.rule != "dropless") {
-      if (words.size() < 2) wrong("expected a factor, ", c.rule, "-1.25");
-      const std::string& factor = words[next++];
-      const auto [end, error] =
-          std::from_chars(factor.data(), factor.data() + factor.size(), c.factor);
-      if (error != std::errc{} || end != factor.data() + factor.size() || !(c.factor > 0))
-        wrong("the factor is '", factor, "', expected a number > 0");
-    }
+    if (c.rule != "dropless") c.factor = number("factor", c.rule + "-1.25");
   }
   const auto is_one_of = [](const std::string& word, const auto& names) {
     return std::find(names.begin(), names.end(), word) != names.end();
@@ -113,8 +135,10 @@ inline moxie::CapacityConfig parse_capacity(const std::string& text) {
       wrong("'", words[next], "' is neither a priority nor an overflow policy");
     }
   }
-  return c;
+  return capacity;
 }
+/// The capacity that gives all families the same room: K rows a token.
+inline std::string equal_rows(const Options& o) { return moxie::detail::message("rows-", o.k); }
 
 /// The layer of a case; of a loop, the layer that it imitates.
 inline moxie::MoeConfig config_of(const Case& c, const Options& o) {
@@ -122,7 +146,7 @@ inline moxie::MoeConfig config_of(const Case& c, const Options& o) {
   m.shape = {.width = o.width, .experts = c.experts, .group = o.group};
   m.router.name = c.is_loop() ? "softmax_token_choice" : c.router;
   m.router.k = o.k;
-  m.capacity = parse_capacity(c.capacity);
+  m.capacity = parse_capacity(c.capacity).of(o.group, c.experts);
   m.expert.hidden = o.hidden;
   return m;
 }
@@ -221,9 +245,9 @@ inline std::vector<Case> cases_of(const Setup& setup) {
     Names families = or_else(o.families, Names{"route", "layer"});
     families.erase(std::remove(families.begin(), families.end(), "telemetry"), families.end());
     add_product({families, or_else(o.routers, o.all ? with_baselines : routers),
-                 or_else(o.capacities, o.all ? Names{"ceil-1", "ceil-1.25", "ceil-2", "dropless",
+                 or_else(o.capacities, o.all ? Names{equal_rows(o), "ceil-1", "ceil-1.25", "ceil-2", "dropless",
                                                      "ceil-1.25-bpr", "ceil-1-next_choice"}
-                                             : Names{"ceil-1.25"}),
+                                             : Names{equal_rows(o)}),
                  or_else(o.logits, logits),
                  or_else(o.experts, o.all ? Numbers{8, 32, 128} : Numbers{32}),
                  or_else(o.tokens, o.all ? Numbers{1024, 4096, 16384} : Numbers{4096}),
@@ -231,27 +255,32 @@ inline std::vector<Case> cases_of(const Setup& setup) {
     if (cases.empty() && !families.empty()) moxie::throw_config(refused);
     return cases;
   }
-  // Each axis is varied while the others stand still.
-  const std::string usual = "ceil-1.25";
+  const std::string usual = equal_rows(o);
   const std::string softmax = "softmax_token_choice";
+  // What is to be compared: every layer has room for all it wants, so that it computes K rows a token, as the dense network.
+  for (const std::string& router : with_baselines) {
+    const bool has_dropless =
+        nonsense({"layer", router, "dropless", "uniform", 32, 4096, false}, setup).empty();
+    const std::string room = has_dropless ? "dropless" : usual;
+    add_product({{"layer"}, {router}, {room}, {"uniform"}, {32}, {4096}, both});
+  }
+  // Each axis is varied while the others stand still.
   add_product({{"route"}, routers, {usual}, {mine}, {32}, {4096}, both});
   const std::vector<std::string> three = {softmax, "sinkhorn_token_choice",
                                           "softmax_expert_choice"};
   add_product({{"route"}, three, {usual}, {mine}, {8, 128}, {4096}, {"forward"}});
   add_product({{"route"}, three, {usual}, {mine}, {32}, {1024, 16384}, {"forward"}});
   add_product({{"layer"}, routers, {usual}, {mine}, {32}, {4096}, both});
-  add_product({{"layer"}, routers, {usual}, {"uniform"}, {32}, {4096}, {"forward"}});
   add_product({{"layer"}, {softmax}, {usual}, {"hotspot", "collapse"}, {32}, {4096}, both});
   add_product({{"layer"},
                {softmax},
-               {"ceil-1", "ceil-2", "dropless", "ceil-1.25-bpr", "ceil-1-next_choice"},
+               {"ceil-1.25", "ceil-2", "dropless", "ceil-1.25-bpr", "ceil-1-next_choice"},
                {mine},
                {32},
                {4096},
                both});
   add_product({{"layer"}, {softmax}, {usual}, {mine}, {8, 128}, {4096}, both});
-  add_product(
-      {{"layer"}, {"dense", "eigen_loop", "naive_loop"}, {usual}, {mine}, {32}, {4096}, both});
+  add_product({{"layer"}, {"eigen_loop", "naive_loop"}, {usual}, {mine}, {32}, {4096}, both});
   if (cases.empty()) moxie::throw_config(refused);
   return cases;
 }

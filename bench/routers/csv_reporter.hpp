@@ -9,9 +9,9 @@
 namespace bench {
 
 /// All counters of all rows.
-inline constexpr std::array counter_names = {"tokens_per_second", "FLOP/s",   "routing_share",
-                                             "drop_rate",         "load_cv",  "entropy",
-                                             "route_change",      "overhead", "visit_share"};
+inline constexpr std::array counter_names = {
+    "tokens_per_second", "FLOP/s",  "rows_per_token", "routing_share", "drop_rate",
+    "load_cv",           "entropy", "route_change",   "overhead",      "visit_share"};
 
 // Google Benchmark marks its CSV for removal; it is there in every version so far.
 #pragma GCC diagnostic push

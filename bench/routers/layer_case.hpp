@@ -60,7 +60,7 @@ struct LayerFixture {
         routing(make_routing_alone(of_layer(c), setup)) {
     set_gates(*scope.parameters, c.experts);
     facts = facts_of(*routing, logits, setup.backend);
-    flops = forward_flops(c, setup.options);
+    flops = forward_flops(setup.options);
   }
   /// Gate, router and slots; of a backward, their gradients too.
   void route(bool and_backward) {
@@ -76,17 +76,13 @@ struct LayerFixture {
     if (c.is_loop()) c.router = "softmax_token_choice";
     return c;
   }
-  double forward_flops(const Case& c, const Options& o) const {
+  double forward_flops(const Options& o) const {
     const auto count = [](const auto... n) { return 2.0 * (static_cast<double>(n) * ...); };
     const moxie::RoutingShape& s = routing->shape();
-    const bool soft = c.router == "soft";
-    const Index slots = soft ? s.capacity : 1;
-    double rows = 0;
-    for (const double kept : facts.statistics.kept) rows += kept;
-    if (soft) rows = static_cast<double>(s.rows);
+    const Index slots = routing->mixes() ? s.capacity : 1;
     const double gate = routing->has_gate() ? count(s.tokens, o.width, s.experts * slots) : 0;
-    const double mixing = soft ? 2 * count(s.tokens, s.experts * slots, o.width) : 0;
-    return gate + mixing + 2 * count(rows, o.width, o.hidden);
+    const double mixing = routing->mixes() ? 2 * count(s.tokens, s.experts * slots, o.width) : 0;
+    return gate + mixing + 2 * count(facts.rows, o.width, o.hidden);
   }
 };
 
@@ -98,11 +94,12 @@ inline void run_layer(benchmark::State& state, const std::string& name, const Ca
     f.routing_share = share_of_time([&] { f.moe.run(c.backward); }, [&] { f.route(c.backward); });
   count_tokens(state, c.tokens);
   count_flops(state, f.flops, c.backward);
-  count_facts(state, f.facts);
+  count_facts(state, f.facts, c.tokens);
   state.counters["routing_share"] = *f.routing_share;
 }
 
-/// The dense network of equal active FLOPs: one perceptron of hidden width K H.
+/// One perceptron of hidden width K H: the work of K rows of experts a token. The dense network of equal active FLOPs of a
+/// layer that computes as many (rows_per_token), less its gate.
 struct DenseFixture {
   moxie::Scope<B> scope;
   LayerWithMemory dense;
@@ -121,6 +118,7 @@ inline void run_dense(benchmark::State& state, const std::string& name, const Ca
   for (auto _ : state) f.dense.run(c.backward);
   const Options& o = setup.options;
   count_tokens(state, c.tokens);
+  count_rows(state, static_cast<double>(o.k * c.tokens), c.tokens);
   count_flops(state, 4.0 * static_cast<double>(c.tokens * o.width * o.k * o.hidden), c.backward);
 }
 
@@ -208,7 +206,7 @@ inline void run_loop(benchmark::State& state, const std::string& name, const Cas
   for (auto _ : state) f.run(c.backward);
   count_tokens(state, c.tokens);
   count_flops(state, f.reference.flops, c.backward);
-  count_facts(state, f.reference.facts);
+  count_facts(state, f.reference.facts, c.tokens);
 }
 
 }  // namespace bench

@@ -10,6 +10,10 @@
 
 namespace bench {
 
+/// What random numbers are drawn from; no option changes it.
+inline constexpr std::string_view seeds =
+    "fixed: parameters and logits 1, input 2, noise of route_change 3, trace 4, gradients 5 and up";
+
 /// Noise that asks how stable decisions are: logits + N(0, route_noise).
 inline constexpr double route_noise = 0.1;
 

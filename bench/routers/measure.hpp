@@ -2,46 +2,22 @@
 
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
-#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "moxie/routing/statistics.hpp"
+#include "../timing.hpp"
 #include "routing_alone.hpp"
 
 namespace bench {
-
-template <class F>
-double seconds(const F& f) {
-  const auto start = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-inline double median(std::vector<double> v) {
-  std::sort(v.begin(), v.end());
-  const std::size_t half = v.size() / 2;
-  return v.size() % 2 == 1 ? v[half] : (v[half - 1] + v[half]) / 2;
-}
-/// Median time of `part` over that of `whole`, taken in turn so that a change of the machine's speed meets both.
-template <class Whole, class Part>
-double share_of_time(const Whole& whole, const Part& part) {
-  std::vector<double> of_whole, of_part;
-  part();
-  for (double spent = 0; of_whole.size() < 3 || (spent < 0.2 && of_whole.size() < 101);) {
-    of_whole.push_back(seconds(whole));
-    of_part.push_back(seconds(part));
-    spent += of_whole.back() + of_part.back();
-  }
-  return median(of_part) / median(of_whole);
-}
 
 /// How a case routes: facts of its logits and its rule, the same in every pass.
 struct RoutingFacts {
   moxie::RoutingStatistics statistics;
   double route_change =
       -1;  ///< share of tokens whose set of experts changes under route_noise; -1: no sets
+  double rows = 0;  ///< that experts compute: assignments with a slot; soft: all slots
 };
 /// Leaves the routing of `logits` in `routing`.
 inline RoutingFacts facts_of(RoutingAlone& routing, const std::vector<float>& logits, B& backend) {
@@ -63,6 +39,11 @@ inline RoutingFacts facts_of(RoutingAlone& routing, const std::vector<float>& lo
   telemetry.begin_pass();
   routing.visit(telemetry);
   facts.statistics = telemetry.read().at(0);
+  if (routing.mixes()) {
+    facts.rows = static_cast<double>(routing.shape().rows);
+  } else {
+    for (const double kept : facts.statistics.kept) facts.rows += kept;
+  }
   return facts;
 }
 
@@ -70,13 +51,18 @@ inline void count_tokens(benchmark::State& state, Index tokens) {
   state.counters["tokens_per_second"] = benchmark::Counter(
       static_cast<double>(tokens), benchmark::Counter::kIsIterationInvariantRate);
 }
+/// Times compare equal work of experts only between rows where this is equal.
+inline void count_rows(benchmark::State& state, double rows, Index tokens) {
+  state.counters["rows_per_token"] = rows / static_cast<double>(tokens);
+}
 /// Multiplications and additions of the products, 2 for each pair of numbers multiplied: rows that have a slot, not the room
 /// for them; softmax, sorts, activations and copies are work that nobody counts. A backward does twice the forward's.
 inline void count_flops(benchmark::State& state, double forward, bool backward) {
   state.counters["FLOP/s"] = benchmark::Counter(forward * (backward ? 3 : 1),
                                                 benchmark::Counter::kIsIterationInvariantRate);
 }
-inline void count_facts(benchmark::State& state, const RoutingFacts& facts) {
+inline void count_facts(benchmark::State& state, const RoutingFacts& facts, Index tokens) {
+  count_rows(state, facts.rows, tokens);
   state.counters["drop_rate"] = facts.statistics.drop_rate();
   state.counters["load_cv"] = facts.statistics.coefficient_of_variation();
   state.counters["entropy"] = facts.statistics.gate_entropy;

@@ -43,16 +43,17 @@ struct Options {
 inline constexpr std::string_view usage =
     R"(bench_routers: routers, alone and in whole layers, and what they are to be compared with
 
-  bench_routers                       a selection that takes about three minutes on two cores
+  bench_routers                       a selection that takes a few minutes on two cores
   bench_routers --routers hash,soft --experts 8,64
                                       the product of the values given; axes not given: all routers, both passes,
-                                      ceil-1.25, zipf, 32 experts, 4096 tokens
+                                      rows-K, zipf, 32 experts, 4096 tokens
   bench_routers --all --benchmark_filter=layer.*experts:128
                                       the product of all values; --benchmark_list_tests lists it
 
   --families    route (a router alone, on given logits), layer (a whole layer), telemetry
   --routers     names of the registry, soft; layer only: dense, naive_loop, eigen_loop
-  --capacities  RULE-FACTOR, dropless or slots-N; then -PRIORITY, -OVERFLOW: ceil-1.25, vmoe-1.05-bpr, ceil-1-next_choice
+  --capacities  rows-N (of any router: slots for N rows a token), RULE-FACTOR, dropless or slots-N; then -PRIORITY,
+                -OVERFLOW: ceil-1.25, vmoe-1.05-bpr, ceil-1-next_choice
   --logits      uniform, zipf, hotspot (80 % want one expert), collapse (all do), trace
   --experts, --tokens
   --passes      forward, backward (of a layer: forward and backward)

@@ -24,7 +24,7 @@ inline void run_route(benchmark::State& state, const std::string& name, const Ca
     for (auto _ : state) f.routing->route();
   }
   count_tokens(state, c.tokens);
-  count_facts(state, f.facts);
+  count_facts(state, f.facts, c.tokens);
 }
 
 }  // namespace bench

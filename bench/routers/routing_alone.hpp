@@ -32,6 +32,8 @@ class RoutingAlone {
   virtual void gate_backward(moxie::ConstMatrix<B> x, moxie::Matrix<B> dx) = 0;  ///< dx +=
   virtual void visit(moxie::RoutingVisitor<B>& visitor) = 0;
   virtual const moxie::RoutingShape& shape() const = 0;
+  /// Slots are mixtures of tokens: each is computed, and none is an assignment (soft).
+  virtual bool mixes() const = 0;
   /// The gate multiplies x by a matrix.
   virtual bool has_gate() const = 0;
   /// Experts of each token, ascending, before drops; empty where nothing is chosen (soft).
@@ -119,6 +121,7 @@ class RoutingAloneOf final : public RoutingAlone {
     }
   }
   const moxie::RoutingShape& shape() const override { return context_.shape; }
+  bool mixes() const override { return soft; }
   bool has_gate() const override { return has_gate_; }
   std::vector<std::vector<std::int32_t>> expert_sets() const override {
     std::vector<std::vector<std::int32_t>> sets;

@@ -18,11 +18,12 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import compare  # noqa: E402
+import comparison  # noqa: E402
 
 PROGRAM = sys.argv.pop(1) if len(sys.argv) > 1 else ""
 TINY = ["--experts", "8", "--tokens=64", "--group", "32", "--width", "16", "--hidden", "24", "--threads", "2",
         "--benchmark_min_time=0.001"]
-ROUTED = {"tokens_per_second", "drop_rate", "load_cv", "entropy"}
+ROUTED = {"rows_per_token", "tokens_per_second", "drop_rate", "load_cv", "entropy"}
 
 
 def run(*arguments):
@@ -53,14 +54,22 @@ class Routers(unittest.TestCase):
         done = run(*TINY, "--json", out, *arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         content = json.loads(out.read_text())
-        self.assertEqual(content["context"]["threads_used"], "2")
+        context = content["context"]
+        self.assertEqual(context["threads_used"], "2")
+        self.assertRegex(context["commit"], "^([0-9a-f]{40}|unknown)$")
+        self.assertIn(context["uncommitted_changes"], ("yes", "no", "unknown"))
+        self.assertRegex(context["compiler"], r"^(GCC|Clang) \d")
+        self.assertEqual(context["command"], " ".join([pathlib.Path(PROGRAM).name, *TINY, "--json out.json", *(
+            str(a).replace(f"{self.folder}/", "") for a in arguments)]))
+        for key in ("cpu", "seed", "build"):
+            self.assertTrue(context[key], key)
         for entry in content["benchmarks"]:
             self.assertNotIn("error_message", entry)
             for key, value in entry.items():
                 if isinstance(value, float):
                     self.assertTrue(math.isfinite(value), f"{key} of {entry['name']}")
         return {(family, tuple(axes.items())): e for e in content["benchmarks"]
-                for family, axes in [compare.split_name(e["name"])]}
+                for family, axes in [comparison.split_name(e["name"])]}
 
     def test_every_router_and_baseline_has_its_counters_and_compare_reads_them(self):
         rows = self.measure("--routers", "softmax_token_choice,softmax_expert_choice,hash,soft,dense,naive_loop,eigen_loop",
@@ -71,7 +80,7 @@ class Routers(unittest.TestCase):
         for (family, axes), entry in rows.items():
             axes = dict(axes)
             router = axes["router"]
-            expected = {"tokens_per_second"} if router == "dense" else set(ROUTED)
+            expected = {"rows_per_token", "tokens_per_second"} if router == "dense" else set(ROUTED)
             if family == "layer":
                 expected.add("FLOP/s")
                 if router not in ("dense", "naive_loop", "eigen_loop"):
@@ -83,26 +92,56 @@ class Routers(unittest.TestCase):
             if router not in ("soft", "dense"):
                 expected.add("route_change")
                 self.assertLessEqual(entry["route_change"], 1)
-            self.assertEqual({k for k in entry if k in expected | set(compare.SHOWN_COUNTERS)}, expected)
-        # 2 for each multiplication: 4 T D (K H); experts that choose fill 2 * 8 * ceil(1.25 * 32 / 8) rows, their gate T D E
+            self.assertEqual({k for k in entry if k in expected | set(comparison.SHOWN_COUNTERS)}, expected)
+            # experts that choose fill 2 groups * 8 experts * ceil(2 * 32 / 8) slots; where tokens choose, some find none
+            if router in ("dense", "soft", "softmax_expert_choice"):
+                self.assertEqual(entry["rows_per_token"], 2)
+            else:
+                self.assertAlmostEqual(entry["rows_per_token"], 2 * (1 - entry["drop_rate"]))
+                self.assertGreater(entry["drop_rate"], 0)
+        # 2 for each multiplication: 4 T D (K H), as many as 4 * 128 rows * D H; a gate has T D E
         self.assertEqual(work["dense", "forward"], 4 * 64 * 16 * 48)
         self.assertEqual(work["dense", "forward_backward"], 3 * 4 * 64 * 16 * 48)
-        self.assertEqual(work["softmax_expert_choice", "forward"], 4 * 80 * 16 * 24 + 2 * 64 * 16 * 8)
+        self.assertEqual(work["softmax_expert_choice", "forward"], 4 * 128 * 16 * 24 + 2 * 64 * 16 * 8)
         for loop in ("naive_loop", "eigen_loop"):
             self.assertEqual(work[loop, "forward_backward"], work["softmax_token_choice", "forward_backward"])
 
         # the loops agree with the layer where the gate's gradient vanishes, too: measure() finds errors
         self.assertEqual(len(self.measure("--routers=naive_loop,eigen_loop", "--logits=collapse", "--passes=backward",
                                           "--capacities=dropless,slots-5")), 4)
-        self.measure("--routers=softmax_token_choice,dense", "--logits=zipf")
+        self.measure("--routers=softmax_token_choice,softmax_expert_choice,dense", "--logits=zipf", "--families=layer",
+                     "--passes=forward")
 
         out = io.StringIO()
         page = self.folder / "page.html"
         with contextlib.redirect_stdout(out):
             code = compare.main([str(self.folder / "out.json"), "--against", "router:dense", "--html", str(page)])
         self.assertEqual(code, 0)
-        self.assertIn("routing_share", out.getvalue())
+        lines = out.getvalue().splitlines()
+        (head,) = [line for line in lines if "rows_per_token" in line]
+        self.assertIn("routing_share", head)
+        said = {router: line for line in lines for router in ("softmax_token_choice", "softmax_expert_choice")
+                if line.startswith(f"| {router} ")}
+        self.assertRegex(said["softmax_token_choice"], r"Other work: 1\.\d\d rows per token, not 2\.00\.")
+        self.assertNotIn("Other work", said["softmax_expert_choice"])
         self.assertIn("router:dense", page.read_text())
+
+    def test_layers_of_the_usual_selection_with_room_for_all_do_equal_work(self):
+        usual = [comparison.split_name(name)[1] for name in run("--benchmark_list_tests").stdout.splitlines()
+                 if name.startswith("layer/") and ("logits:uniform/" in name or "router:dense/" in name)]
+        capacities = {axes["router"]: axes.get("capacity") for axes in usual}
+        self.assertEqual(len(usual), 2 * len(capacities))
+        expert_chooses = {"softmax_expert_choice", "sinkhorn_expert_choice", "sparse_expert_choice", "soft"}
+        self.assertEqual({r for r, c in capacities.items() if c == "rows-2"}, expert_chooses)
+        self.assertEqual({r for r, c in capacities.items() if c is None}, {"dense"})
+        for capacity in ("dropless", "rows-2"):
+            routers = [r for r, c in capacities.items() if (c or "dropless") == capacity]
+            # experts of the sparse router may take fewer tokens than they have slots
+            routers = [r for r in routers if not r.startswith("sparse")]
+            rows = self.measure("--families=layer", "--passes=forward", "--logits=uniform", "--routers", ",".join(routers),
+                                f"--capacities={capacity}")
+            self.assertEqual({dict(axes)["router"]: entry["rows_per_token"] for (_, axes), entry in rows.items()},
+                             {router: 2 for router in routers})
 
     def test_distributions_are_what_they_are_called(self):
         rows = self.measure("--routers=softmax_token_choice", "--families=route", "--passes=forward", "--k=1",
@@ -166,6 +205,8 @@ class Routers(unittest.TestCase):
                 (["--capacities", "cell-1"], "there is no rule 'cell' (did you mean 'ceil'?)"),
                 (["--capacities=ceil"], "'ceil': expected a factor"),
                 (["--capacities=ceil--1"], "the factor is ''"),
+                (["--capacities=rows"], "'rows': expected a number of rows a token, rows-2"),
+                (["--capacities=rows-none"], "the number of rows a token is 'none', expected a number > 0"),
                 (["--capacities=ceil-1-best"], "'best' is neither a priority nor an overflow policy"),
                 (["--logits", "zipfian"], "did you mean 'zipf'?"),
                 (["--logits=trace"], "'trace' needs --trace FILE"),
@@ -174,7 +215,8 @@ class Routers(unittest.TestCase):
                 (["--experts=8,none"], "--experts: 'none' is no whole number from 1"),
                 (["--tokens", "100"], "100 is no multiple of --group 256"),
                 (["--experts=256", "--families=layer"], "256 is more than --width 128"),
-                (["--k=9", "--experts=8", "--routers=softmax_token_choice"], "9"),
+                (["--k=9", "--experts=8", "--routers=softmax_token_choice"],
+                 "bench_routers: moxie::TopKRouter: k is 9, expected 1 to 8 (the number of experts)\n"),
                 (["--routers=softmax_expert_choice", "--capacities=dropless"], "cannot use capacity 'dropless'"),
                 (["--routers=dense", "--families=route"], "it has no family 'route'"),
                 (["--thread=2"], "did you mean '--threads'?"),

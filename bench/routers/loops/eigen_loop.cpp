@@ -29,7 +29,7 @@ class EigenLoop final : public LayerLoop {
       Map(&routing_.probs[at(begin * p_.experts)], n, p_.experts).noalias() =
           ConstMap(p_.x + begin * p_.width, n, p_.width) * ConstMap(p_.gate, p_.width, p_.experts);
     });
-    routing_.route(p_);
+    routing_.route(p_, executor_);
     executor_.run(p_.experts, [this](Index e, int) { expert(e); });
     for_each_token(executor_, p_.tokens, [this, y](Index t) {
       Map to(y + t * p_.width, 1, p_.width);
@@ -40,7 +40,7 @@ class EigenLoop final : public LayerLoop {
   }
   void backward(const float* dy, float* dx) override {
     executor_.run(p_.experts, [this, dy](Index e, int) { expert_backward(e, dy); });
-    routing_.backward(p_);
+    routing_.backward(p_, executor_);
     for_each_slice([this, dx](Index begin, Index n) {
       Map(dx + begin * p_.width, n, p_.width).noalias() =
           ConstMap(&routing_.d_logits[at(begin * p_.experts)], n, p_.experts) *
@@ -51,9 +51,11 @@ class EigenLoop final : public LayerLoop {
       for (Index a = t * p_.choices; a < (t + 1) * p_.choices; ++a)
         if (const Index r = routing_.row[at(a)]; r >= 0) to += d_in_.row(r);
     });
-    Map(gradients.gate.data(), p_.width, p_.experts).noalias() =
-        ConstMap(p_.x, p_.tokens, p_.width).transpose() *
-        ConstMap(routing_.d_logits.data(), p_.tokens, p_.experts);
+    for_each_column_slice(executor_, p_.width, [this](Index begin, Index n) {
+      Map(&gradients.gate[at(begin * p_.experts)], n, p_.experts).noalias() =
+          ConstMap(p_.x, p_.tokens, p_.width).middleCols(begin, n).transpose() *
+          ConstMap(routing_.d_logits.data(), p_.tokens, p_.experts);
+    });
   }
 
  private:
@@ -73,12 +75,12 @@ class EigenLoop final : public LayerLoop {
     return {p_.kernel_1 + e * p_.width * p_.hidden, p_.hidden, p_.width};
   }
   void expert(Index e) {
-    const auto& taken = routing_.taken[at(e)];
     const Index first = routing_.first[at(e)];
-    const Index n = static_cast<Index>(taken.size());
+    const Index n = routing_.first[at(e + 1)] - first;
+    const Index* taken = routing_.taken.data() + first;
     if (n == 0) return;
     for (Index i = 0; i < n; ++i)
-      in_.row(first + i) = ConstMap(p_.x + taken[at(i)] / p_.choices * p_.width, 1, p_.width);
+      in_.row(first + i) = ConstMap(p_.x + taken[i] / p_.choices * p_.width, 1, p_.width);
     auto pre = pre_.middleRows(first, n);
     pre.noalias() = in_.middleRows(first, n) * kernel_0(e);
     pre.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(p_.bias_0 + e * p_.hidden, p_.hidden);
@@ -88,9 +90,9 @@ class EigenLoop final : public LayerLoop {
     out.rowwise() += Eigen::Map<const Eigen::RowVectorXf>(p_.bias_1 + e * p_.width, p_.width);
   }
   void expert_backward(Index e, const float* dy) {
-    const auto& taken = routing_.taken[at(e)];
     const Index first = routing_.first[at(e)];
-    const Index n = static_cast<Index>(taken.size());
+    const Index n = routing_.first[at(e + 1)] - first;
+    const Index* taken = routing_.taken.data() + first;
     Map d_kernel_0(&gradients.kernel_0[at(e * p_.width * p_.hidden)], p_.width, p_.hidden);
     Map d_kernel_1(&gradients.kernel_1[at(e * p_.width * p_.hidden)], p_.hidden, p_.width);
     Map d_bias_0(&gradients.bias_0[at(e * p_.hidden)], 1, p_.hidden);
@@ -103,7 +105,7 @@ class EigenLoop final : public LayerLoop {
       return;
     }
     for (Index i = 0; i < n; ++i) {
-      const Index a = taken[at(i)];
+      const Index a = taken[i];
       const ConstMap from(dy + a / p_.choices * p_.width, 1, p_.width);
       routing_.d_weight[at(a)] = from.row(0).dot(out_.row(first + i));
       dy_.row(first + i) = routing_.weight[at(a)] * from;

@@ -38,7 +38,7 @@ class NaiveLoop final : public LayerLoop {
       for (Index d = 0; d < p_.width; ++d)
         add(x(t)[d], p_.gate + d * p_.experts, logit, p_.experts);
     });
-    routing_.route(p_);
+    routing_.route(p_, executor_);
     for_each_token(executor_, p_.tokens, [this, y](Index t) {
       float* to = y + t * p_.width;
       for (Index i = 0; i < p_.width; ++i) to[i] = 0;
@@ -57,18 +57,21 @@ class NaiveLoop final : public LayerLoop {
       for (Index a = t * p_.choices; a < (t + 1) * p_.choices; ++a)
         if (routing_.row[at(a)] >= 0) expert_backward(a, from, to);
     });
-    routing_.backward(p_);
+    routing_.backward(p_, executor_);
     for_each_token(executor_, p_.tokens, [this, dx](Index t) {
       const float* d_logit = &routing_.d_logits[at(t * p_.experts)];
       for (Index d = 0; d < p_.width; ++d)
         dx[t * p_.width + d] += dot(p_.gate + d * p_.experts, d_logit, p_.experts);
     });
     executor_.run(p_.experts, [this, dy](Index e, int) { weights_backward(e, dy); });
-    for (float& g : gradients.gate) g = 0;
-    for (Index t = 0; t < p_.tokens; ++t)
-      for (Index d = 0; d < p_.width; ++d)
-        add(x(t)[d], &routing_.d_logits[at(t * p_.experts)], &gradients.gate[at(d * p_.experts)],
-            p_.experts);
+    for_each_column_slice(executor_, p_.width, [this](Index begin, Index n) {
+      float* gate = &gradients.gate[at(begin * p_.experts)];
+      for (Index i = 0; i < n * p_.experts; ++i) gate[i] = 0;
+      for (Index t = 0; t < p_.tokens; ++t)
+        for (Index i = 0; i < n; ++i)
+          add(x(t)[begin + i], &routing_.d_logits[at(t * p_.experts)], gate + i * p_.experts,
+              p_.experts);
+    });
   }
 
  private:
@@ -108,7 +111,8 @@ class NaiveLoop final : public LayerLoop {
     float* bias_0 = zeroed(gradients.bias_0, p_.hidden);
     float* kernel_1 = zeroed(gradients.kernel_1, p_.hidden * p_.width);
     float* bias_1 = zeroed(gradients.bias_1, p_.width);
-    for (const Index a : routing_.taken[at(e)]) {
+    for (Index r = routing_.first[at(e)]; r < routing_.first[at(e + 1)]; ++r) {
+      const Index a = routing_.taken[at(r)];
       const Index t = a / p_.choices;
       const float w = routing_.weight[at(a)];
       for (Index d = 0; d < p_.width; ++d)
