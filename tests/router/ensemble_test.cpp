@@ -111,6 +111,28 @@ TEST_CASE_TEMPLATE("WithBlocks: noise stays inside the block, and has a block's 
   CHECK(std::sqrt(squares) == doctest::Approx(s / 3).epsilon(0.03));
 }
 
+TEST_CASE_TEMPLATE("WithBlocks: noise outside the blocks is noise inside them", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const EnsembleBlocks blocks{.members = 2};
+  for (const double std : {0.0, 1.0}) {
+    const GaussianNoise noise{.std = std};
+    const WithNoise outside{noise, WithBlocks{blocks, TopKRouter{.k = 1}}};
+    const WithBlocks inside{blocks, WithNoise{noise, TopKRouter{.k = 1}}};
+    SparseFixture<B> f(backend, {.tokens = 40, .experts = 4, .choices = 1}, {.noisy = true});
+    SparseFixture<B> g(backend, {.tokens = 40, .experts = 4, .choices = 1}, {.noisy = true});
+    for (SparseFixture<B>* fixture : {&f, &g}) fixture->set_logits(Draw(5).normals(160));
+    outside.route(backend, f.context, f.routing);
+    inside.route(backend, g.context, g.routing);
+    for (Index t = 0; t < 40; ++t) CHECK(f.choices()[at(t)] / 2 == t % 2);
+    CHECK(f.choices() == g.choices());
+    CHECK(f.weights() == g.weights());
+    CHECK(f.noisy_probs() == g.noisy_probs());
+    CHECK(f.noisy_logits() == g.noisy_logits());
+    CHECK(f.probs() == g.probs());
+  }
+}
+
 TEST_CASE("WithBlocks: a layer's gradients agree") {
   using B = CpuBackend<double>;
   B backend;

@@ -1,6 +1,7 @@
 #include "moxie/router/sigmoid.hpp"
 
 #include <algorithm>
+#include <limits>
 
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/regularizer/importance.hpp"
@@ -237,7 +238,10 @@ TEST_CASE("SigmoidTopKRouter refuses hyper-parameters that make no sense") {
         "moxie::SigmoidTopKRouter: top_groups is 3, expected 1 to 2 (expert_groups)");
   CHECK(text({.k = 3, .expert_groups = 2}, 4) ==
         "moxie::SigmoidTopKRouter: k is 3, expected 1 to 2 (the experts of top_groups groups)");
-  CHECK(text({.scale = 0}, 4) == "moxie::SigmoidTopKRouter: scale is 0, expected > 0");
+  CHECK(text({.scale = 0}, 4) ==
+        "moxie::SigmoidTopKRouter: scale is 0, expected > 0 and at most 1e30");
+  CHECK(text({.scale = std::numeric_limits<double>::infinity()}, 4) ==
+        "moxie::SigmoidTopKRouter: scale is inf, expected > 0 and at most 1e30");
 }
 
 TEST_CASE_TEMPLATE("SigmoidTopKRouter gives the same bits for any number of threads", T, float,

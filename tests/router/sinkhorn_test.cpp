@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <limits>
+
 #include "moxie/capacity/fixed.hpp"
 #include "moxie/capacity/priority.hpp"
 #include "moxie/router/sinkhorn_expert_choice.hpp"
@@ -99,6 +101,17 @@ TEST_CASE_TEMPLATE("in evaluation the softmax can take the plan's place", B, MOX
   }
 }
 
+TEST_CASE_TEMPLATE("the smallest epsilon and far logits leave a plan of numbers", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const SinkhornTopKRouter router{.epsilon = 1e-6};
+  const RoutingShape s = shape_of(router, 3, 3, 2, 3);
+  SparseFixture<B> f(backend, s, routing_traits(router, backend, s));
+  f.set_logits({1e30, 0, -1e30, 0, 1, 2});
+  router.route(backend, f.context, f.routing);
+  for (const auto p : f.plan()) CHECK(math::is_finite(p));
+}
+
 TEST_CASE_TEMPLATE("Sinkhorn routers give the same bits on any number of threads", T, float,
                    double) {
   check_threads<T>(SinkhornTopKRouter{.k = 2, .combine_source = CombineSource::plan});
@@ -109,10 +122,17 @@ TEST_CASE("Sinkhorn routers refuse hyper-parameters that make no sense") {
   CHECK(refusal(SinkhornTopKRouter{.k = 5}) ==
         "moxie::SinkhornTopKRouter: k is 5, expected 1 to 4 (the number of experts)");
   CHECK(refusal(SinkhornTopKRouter{.epsilon = 0}) ==
-        "moxie::SinkhornTopKRouter: epsilon is 0, expected > 0");
+        "moxie::SinkhornTopKRouter: epsilon is 0, expected 1e-6 to 1e6");
+  CHECK(refusal(SinkhornTopKRouter{.epsilon = 1e-7}) ==
+        "moxie::SinkhornTopKRouter: epsilon is 1e-07, expected 1e-6 to 1e6");
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  CHECK(refusal(SinkhornTopKRouter{.epsilon = infinity}) ==
+        "moxie::SinkhornTopKRouter: epsilon is inf, expected 1e-6 to 1e6");
+  CHECK(refusal(SinkhornExpertChoiceRouter{.tolerance = infinity}) ==
+        "moxie::SinkhornExpertChoiceRouter: tolerance is inf, expected 0 to 1e6");
   CHECK(refusal(SinkhornExpertChoiceRouter{.iterations = 0}) ==
         "moxie::SinkhornExpertChoiceRouter: iterations is 0, expected >= 1");
   CHECK(refusal(SinkhornExpertChoiceRouter{.tolerance = -1}) ==
-        "moxie::SinkhornExpertChoiceRouter: tolerance is -1, expected >= 0");
+        "moxie::SinkhornExpertChoiceRouter: tolerance is -1, expected 0 to 1e6");
   CHECK(refusal(SinkhornTopKRouter{.combine_source = CombineSource::plan}) == "no error");
 }

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "moxie/capacity/overflow.hpp"
+#include "moxie/core/math.hpp"
+#include "moxie/ops/rank.hpp"
 
 namespace moxie {
 
@@ -13,31 +15,29 @@ struct RankScores {
   ConstVector<B> bias;  // empty: none
 
   explicit RankScores(const SparseRouting<B>& r)
-      : scores(r.plan   ? r.plan
-               : r.bias ? r.noisy_probs
-                        : r.noisy_logits),
+      : scores(r.planned() ? r.plan
+               : r.bias    ? r.noisy_probs
+                           : r.noisy_logits),
         bias(r.bias) {}
   MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index t, Index e) const {
     return bias ? scores(t, e) + bias[e] : scores(t, e);
   }
-  /// The expert that ranks right behind `last` (-1: the first), ties to the lower expert; -1: none.
+  /// The expert that ranks right behind `last` (-1: the first); -1: none, or none that the token may have.
   MOXIE_HD MOXIE_INLINE Index behind(Index t, Index last) const {
-    Index next = -1;
-    for (Index e = 0; e < scores.cols; ++e) {
-      const bool after = last < 0 || (*this)(t, e) < (*this)(t, last) ||
-                         ((*this)(t, e) == (*this)(t, last) && e > last);
-      if (after && (next < 0 || (*this)(t, e) > (*this)(t, next))) next = e;
-    }
-    return next;
+    const RankScores& score = *this;
+    const Index e = next_in_rank(scores.cols, last, [&](Index i) { return score(t, i); });
+    return e >= 0 && score(t, e) > math::lowest<typename B::Scalar>() ? e : -1;
   }
 };
 
-/// Puts the kept choices of a token in front of those without a slot, and notes the last expert it
-/// has asked: -1 if none of its choices is without a slot.
+// What is noted of a token: the last expert that it asked, or one of these.
+inline constexpr std::int32_t asked_none = -1;     // it has still to ask
+inline constexpr std::int32_t needs_nothing = -2;  // it lacks no choice, or has asked all
+
+/// Puts the kept choices of a token in front of those without a slot.
 template <Backend B>
 struct KeptFirst {
   static constexpr bool one_level = true;
-  RankScores<B> rank;
   Index capacity;
   IntMatrix<B> choice, slot;
   IntVector<B> asked;
@@ -48,7 +48,7 @@ struct KeptFirst {
   MOXIE_HD void operator()(Index t) const {
     bool any = false;
     for (Index k = 0; k < choice.cols; ++k) any = any || lost(t, k);
-    asked[t] = -1;
+    asked[t] = any ? asked_none : needs_nothing;
     if (!any) return;
     Index front = 0;
     for (Index k = 0; k < choice.cols; ++k) {
@@ -59,9 +59,6 @@ struct KeptFirst {
       }
       ++front;
     }
-    Index last = -1;
-    for (Index k = 0; k < choice.cols; ++k) last = rank.behind(t, last);
-    asked[t] = static_cast<std::int32_t>(last);
   }
   MOXIE_HD static void swap(std::int32_t& a, std::int32_t& b) {
     const std::int32_t c = a;
@@ -74,7 +71,7 @@ template <Backend B>
 struct RetryGroup {
   static constexpr bool one_level = true;
   RankScores<B> rank;
-  FirstPass<B> first;  // work[t]: the last expert that t asked, -1 = t needs none
+  FirstPass<B> first;  // work[t]: as KeptFirst::asked
   Index group, groups;
   IntMatrix<B> choice, slot;
 
@@ -83,40 +80,51 @@ struct RetryGroup {
     Index free = 0;
     for (Index e = 0; e < experts; ++e) free += first.capacity - first.held[e * groups + g];
     bool waiting = true;
-    for (Index round = choice.cols; round < experts && waiting && free > 0; ++round) {
+    while (waiting && free > 0) {  // at most E rounds: in each, a token goes down its ranking
       waiting = false;
       for (Index j = g * group; j < (g + 1) * group; ++j) {
         const Index t = first.order ? first.order[j] : j;
-        if (first.work[t] < 0) continue;
-        const Index e = rank.behind(t, first.work[t]);
-        first.work[t] = static_cast<std::int32_t>(e);
-        if (e < 0) continue;  // scores that are not numbers have no next rank
+        if (first.work[t] == needs_nothing) continue;
+        const Index e = next_unlisted(t);
+        first.work[t] = e < 0 ? needs_nothing : static_cast<std::int32_t>(e);
+        if (e < 0) continue;
         std::int32_t& held = first.held[e * groups + g];
-        if (held < first.capacity && take(t, static_cast<std::int32_t>(e), held)) {
+        if (held < first.capacity) {
+          take(t, static_cast<std::int32_t>(e), held);
           ++held;
           --free;
         }
-        waiting = waiting || first.work[t] >= 0;
+        waiting = waiting || first.work[t] != needs_nothing;
       }
     }
   }
 
  private:
-  /// In place of the best choice that is still without a slot; false if t has this expert already.
-  MOXIE_HD bool take(Index t, std::int32_t e, std::int32_t at) const {
+  MOXIE_HD bool lists(Index t, Index e) const {
+    for (Index k = 0; k < choice.cols; ++k)
+      if (choice(t, k) == e) return true;
+    return false;
+  }
+  /// The next expert in the token's ranking that is none of its choices; -1: none.
+  MOXIE_HD Index next_unlisted(Index t) const {
+    Index e = first.work[t] == asked_none ? Index(-1) : Index(first.work[t]);
+    do {
+      e = rank.behind(t, e);
+    } while (e >= 0 && lists(t, e));
+    return e;
+  }
+  /// In place of the best choice that is still without a slot.
+  MOXIE_HD void take(Index t, std::int32_t e, std::int32_t at) const {
     Index to = -1;
     Index lost = 0;
     for (Index k = 0; k < choice.cols; ++k) {
-      const bool found_none = choice(t, k) >= 0 && slot(t, k) >= first.capacity;
-      if (choice(t, k) == e && !found_none) return false;
-      if (!found_none) continue;
+      if (choice(t, k) < 0 || slot(t, k) < first.capacity) continue;
       if (to < 0) to = k;
       ++lost;
     }
     choice(t, to) = e;
     slot(t, to) = at;
-    if (lost == 1) first.work[t] = -1;
-    return true;
+    if (lost == 1) first.work[t] = needs_nothing;
   }
 };
 }  // namespace detail
@@ -124,13 +132,15 @@ struct RetryGroup {
 /// No token left behind: a choice that found no slot goes to the token's next ranked expert with a
 /// free one.
 ///
-/// After the first pass, for each rank K, K+1, ..., E-1, the tokens that still lack a choice, in
-/// the order of the priority, ask their expert of that rank and take its next free slot. Drops
-/// remain only if the slots or the ranks run out. Ranks are those of selection: the plan's if the
-/// router made one, else of noisy_logits, or of noisy_probs + bias with a bias for selection; ties
-/// to the lower expert. A router that does not choose by the gate (HashRouter, UniformRouter) has no
-/// ranks of its own, and one that chooses inside groups of experts has none outside them: there the
-/// next expert is the next by logits.
+/// After the first pass come rounds. In each, the tokens that still lack a choice, in the order of
+/// the priority, ask the next expert in their ranking that they do not list, from the first rank on,
+/// and take its next free slot: of a token that chose its K best, rank K in the first round, then
+/// K+1, ..., E-1. Drops remain only if the slots or the ranks run out. Ranks are those of selection:
+/// the plan's if the router made one in this pass, else of noisy_logits, or of noisy_probs + bias
+/// with a bias for selection; ties to the lower expert. Experts whose logit is the lowest number
+/// (outside the block of WithBlocks) have no rank. For a router that does not choose by the gate
+/// (HashRouter, UniformRouter), or inside groups of experts, these are ranks as well: a token may
+/// then get an expert that ranks above its choices, or outside their groups.
 ///
 /// Afterwards a token that had lost a choice lists its kept first choices, then the experts it got
 /// in the order it got them, then the choices that stay dropped. Choices of -1 (padding, recorded
@@ -145,12 +155,12 @@ struct NextChoice {
 
   template <Backend B>
   void reroute(B& b, const Context<B>&, const FirstPass<B>& first, SparseRouting<B>& r) const {
-    const detail::RankScores<B> rank(r);
     b.for_each(r.shape.tokens,
-               detail::KeptFirst<B>{rank, first.capacity, r.choice, r.slot, first.work});
-    b.for_each(
-        r.shape.groups(),
-        detail::RetryGroup<B>{rank, first, r.shape.group, r.shape.groups(), r.choice, r.slot}, 1);
+               detail::KeptFirst<B>{first.capacity, r.choice, r.slot, first.work});
+    b.for_each(r.shape.groups(),
+               detail::RetryGroup<B>{detail::RankScores<B>(r), first, r.shape.group,
+                                     r.shape.groups(), r.choice, r.slot},
+               1);
   }
   friend constexpr bool operator==(const NextChoice&, const NextChoice&) = default;
 };

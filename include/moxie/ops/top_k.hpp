@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/ops/accelerate.hpp"
+#include "moxie/ops/rank.hpp"
 
 namespace moxie {
 
@@ -41,18 +42,10 @@ struct RankRow {
   IntMatrix<B> choice;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    Index last = -1;
-    for (Index step = 0; step <= rank; ++step) {
-      Index next = -1;
-      for (Index e = 0; e < scores.cols; ++e) {
-        const bool after = last < 0 || scores(r, e) < scores(r, last) ||
-                           (scores(r, e) == scores(r, last) && e > last);
-        if (after && (next < 0 || scores(r, e) > scores(r, next))) next = e;
-      }
-      last = next;
-    }
+    const auto* score = scores.row(r);
+    const Index best = column_of_rank(scores.cols, rank, [=](Index e) { return score[e]; });
     for (Index j = 0; j < choice.cols; ++j) choice(r, j) = -1;
-    if (!(mask && mask[r] == 0)) choice(r, 0) = static_cast<std::int32_t>(last);
+    if (!(mask && mask[r] == 0)) choice(r, 0) = static_cast<std::int32_t>(best);
   }
 };
 }  // namespace detail

@@ -22,6 +22,7 @@ struct WeighToken {
   ConstMatrix<B> gates;
   SparseRouting<B> r;
   bool renormalize;
+  typename B::Scalar scale;
 
   MOXIE_HD void operator()(Index t) const {
     using T = typename B::Scalar;
@@ -32,8 +33,9 @@ struct WeighToken {
       r.weight.data[a] = weight;
       sum += weight;
     }
-    if (!renormalize || !(sum > 0)) return;
-    for (Index a = r.begin(t); a < r.end(t); ++a) r.weight.data[a] /= sum;
+    if (!renormalize || !(sum > 0)) sum = 1;
+    if (sum == T(1) && scale == T(1)) return;
+    for (Index a = r.begin(t); a < r.end(t); ++a) r.weight.data[a] = scale * r.weight.data[a] / sum;
   }
 };
 
@@ -45,6 +47,7 @@ struct WeighTokenBackward {
   ConstMatrix<B> d_weight;
   Matrix<B> d_gates;
   bool renormalize;
+  typename B::Scalar scale;
 
   MOXIE_HD void operator()(Index t) const {
     using T = typename B::Scalar;
@@ -62,7 +65,7 @@ struct WeighTokenBackward {
     }
     for (Index a = r.begin(t); a < r.end(t); ++a)
       if (const Index e = r.choice.data[a]; e >= 0)
-        d_gates(t, e) += (d_weight.data[a] - inner) / sum;
+        d_gates(t, e) += (scale * d_weight.data[a] - inner) / sum;
   }
 };
 
@@ -87,20 +90,23 @@ ConstMatrix<B> gates_of(const SparseRouting<B>& r, CombineSource source) {
   if (source == CombineSource::plan) return r.plan;
   return source == CombineSource::softmax_clean ? r.probs : r.noisy_probs;
 }
-/// r.weight of each assignment; `renormalize` divides by the sum over the token's assignments.
+/// r.weight of each assignment, times `scale`; `renormalize` divides by the sum over the token's assignments.
 template <Backend B>
-void weigh_by(B& b, CombineSource source, bool renormalize, SparseRouting<B>& r) {
-  b.for_each(r.shape.tokens, WeighToken<B>{gates_of(r, source), r, renormalize});
+void weigh_by(B& b, CombineSource source, bool renormalize, SparseRouting<B>& r,
+              double scale = 1) {
+  b.for_each(r.shape.tokens, WeighToken<B>{gates_of(r, source), r, renormalize,
+                                           static_cast<typename B::Scalar>(scale)});
 }
 /// Adds to the gradient of the source what comes from g.weight.
 template <Backend B>
 void weigh_by_backward(B& b, CombineSource source, bool renormalize, const SparseRouting<B>& r,
-                       RoutingGradients<SparseRouting<B>>& g) {
+                       RoutingGradients<SparseRouting<B>>& g, double scale = 1) {
   const Matrix<B> d_gates = source == CombineSource::plan            ? g.plan
                             : source == CombineSource::softmax_clean ? g.probs
                                                                      : g.noisy_probs;
   b.for_each(r.shape.tokens,
-             WeighTokenBackward<B>{gates_of(r, source), r, g.weight, d_gates, renormalize});
+             WeighTokenBackward<B>{gates_of(r, source), r, g.weight, d_gates, renormalize,
+                                   static_cast<typename B::Scalar>(scale)});
 }
 
 /// @throws config_error if weights are to come from a plan

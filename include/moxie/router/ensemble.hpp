@@ -39,12 +39,18 @@ struct FillOutsideBlock {
 }  // namespace detail
 
 /// A token-choice router inside blocks: logits outside a row's block are the lowest number, scores there 0, as if the
-/// router saw the E / members experts of the block alone. Its k counts experts of a block.
+/// router saw the E / members experts of the block alone. Its k counts experts of a block. The router must rank logits
+/// (`ranks_logits`): a plan, a hash or experts that choose would look outside the block.
 ///
+/// Noise may be inside or outside: WithBlocks{..., WithNoise{...}} and WithNoise{..., WithBlocks{...}} route alike.
 /// Noise that divides by E, in WithBlocks{EnsembleBlocks{.members = M}, WithNoise{GaussianNoise{.std = M * s}, ...}}, has
 /// the deviation s / (E / M) of a router of the block.
 template <class R>
 struct WithBlocks : R {
+  static_assert(
+      requires { requires R::ranks_logits; },
+      "moxie::WithBlocks: the router must choose a token's experts by their logits alone, and say so by a static "
+      "constexpr bool ranks_logits = true");
   static_assert(
       !requires(const R& r) { r.bias_rate(); },
       "moxie::WithBlocks: a bias for selection could lift experts outside a row's block");
@@ -72,9 +78,12 @@ struct WithBlocks : R {
   void score(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
     using T = typename B::Scalar;
     fill_outside(b, ctx, math::lowest<T>(), r.logits);
+    if (r.noisy()) fill_outside(b, ctx, math::lowest<T>(), r.noisy_logits);  // of a noise outside
     R::score(b, ctx, r);
     fill_outside(b, ctx, T(0), r.probs);  // a float exponential does not underflow to 0
-    if (r.noisy()) fill_outside(b, ctx, T(0), r.noisy_probs);
+    if (!r.noisy()) return;
+    fill_outside(b, ctx, math::lowest<T>(), r.noisy_logits);  // a noise inside may have moved them
+    fill_outside(b, ctx, T(0), r.noisy_probs);
   }
   template <Backend B>
   void route(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {

@@ -2,6 +2,7 @@
 
 #include "moxie/core/error.hpp"
 #include "moxie/ops/top_k.hpp"
+#include "moxie/router/combine_source.hpp"
 #include "moxie/router/concept.hpp"
 #include "moxie/router/ranked_scores.hpp"
 
@@ -76,55 +77,6 @@ struct LimitToGroups {
     }
   }
 };
-
-template <Backend B>
-struct WeighScores {
-  static constexpr bool one_level = true;
-  ConstMatrix<B> scores;
-  ConstIntMatrix<B> choice;
-  Matrix<B> weight;
-  bool renormalize;
-  double scale;
-
-  MOXIE_HD void operator()(Index t) const {
-    using T = typename B::Scalar;
-    T sum = 0;
-    for (Index k = 0; k < choice.cols; ++k) {
-      weight(t, k) = choice(t, k) < 0 ? T(0) : scores(t, choice(t, k));
-      sum += weight(t, k);
-    }
-    if (!renormalize || !(sum > 0)) sum = 1;
-    for (Index k = 0; k < choice.cols; ++k) weight(t, k) *= static_cast<T>(scale) / sum;
-  }
-};
-template <Backend B>
-struct WeighScoresBackward {
-  static constexpr bool one_level = true;
-  ConstMatrix<B> scores;
-  ConstIntMatrix<B> choice;
-  ConstMatrix<B> weight, d_weight;
-  Matrix<B> d_scores;
-  bool renormalize;
-  double scale;
-
-  MOXIE_HD void operator()(Index t) const {
-    using T = typename B::Scalar;
-    T sum = 0;
-    T inner = 0;
-    for (Index k = 0; k < choice.cols; ++k) {
-      if (choice(t, k) < 0) continue;
-      sum += scores(t, choice(t, k));
-      inner += d_weight(t, k) * weight(t, k);
-    }
-    if (!renormalize || !(sum > 0)) {
-      sum = 1;
-      inner = 0;
-    }
-    for (Index k = 0; k < choice.cols; ++k)
-      if (choice(t, k) >= 0)
-        d_scores(t, choice(t, k)) += (static_cast<T>(scale) * d_weight(t, k) - inner) / sum;
-  }
-};
 }  // namespace detail
 
 /// Sigmoid token choice: an expert's score is the sigmoid of its logit, whatever the others have; each token takes the k
@@ -140,6 +92,7 @@ struct WeighScoresBackward {
 struct SigmoidTopKRouter {
   template <Backend B>
   using Routing = SparseRouting<B>;
+  static constexpr bool ranks_logits = true;
   static constexpr bool ranks_with_bias = true;
 
   Index k = 1;
@@ -150,8 +103,8 @@ struct SigmoidTopKRouter {
 
   Index choices(Index /*experts*/) const noexcept { return k; }
   Index assignments(const RoutingShape& shape) const noexcept { return shape.tokens * k; }
-  /// @throws config_error unless expert_groups divides the experts, 1 <= top_groups <= expert_groups, and the groups
-  /// that are taken have at least k experts
+  /// @throws config_error unless expert_groups divides the experts, 1 <= top_groups <= expert_groups, the groups that
+  /// are taken have at least k experts, and 0 < scale <= 1e30
   void check(Index experts) const {
     constexpr const char* who = "moxie::SigmoidTopKRouter";
     if (expert_groups < 1 || experts % expert_groups != 0)
@@ -165,7 +118,8 @@ struct SigmoidTopKRouter {
       throw_config(
           who, ": k is ", k, ", expected 1 to ", most,
           expert_groups > 1 ? " (the experts of top_groups groups)" : " (the number of experts)");
-    if (!(scale > 0)) throw_config(who, ": scale is ", scale, ", expected > 0");
+    if (!(scale > 0 && scale <= 1e30))  // weights stay finite, in float as well
+      throw_config(who, ": scale is ", scale, ", expected > 0 and at most 1e30");
   }
   template <Backend B>
   std::size_t scratch_bytes(const B&, const RoutingShape& shape) const {
@@ -194,8 +148,7 @@ struct SigmoidTopKRouter {
   }
   template <Backend B>
   void weigh(B& b, const Context<B>&, SparseRouting<B>& r) const {
-    b.for_each(r.shape.tokens,
-               detail::WeighScores<B>{r.noisy_probs, r.choice, r.weight, renormalize, scale});
+    detail::weigh_by(b, CombineSource::softmax_noisy, renormalize, r, scale);
   }
   template <Backend B>
   void route(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
@@ -206,9 +159,7 @@ struct SigmoidTopKRouter {
   template <Backend B>
   void route_backward(B& b, const Context<B>&, const SparseRouting<B>& r,
                       RoutingGradients<SparseRouting<B>>& g) const {
-    b.for_each(r.shape.tokens,
-               detail::WeighScoresBackward<B>{r.noisy_probs, r.choice, r.weight, g.weight,
-                                              g.noisy_probs, renormalize, scale});
+    detail::weigh_by_backward(b, CombineSource::softmax_noisy, renormalize, r, g, scale);
     b.for_each(r.shape.tokens, detail::SigmoidRowBackward<B>{r.probs, g.probs, g.logits});
     if (r.noisy())
       b.for_each(r.shape.tokens,

@@ -15,7 +15,7 @@ struct SinkhornExpertChoiceRouter {
   template <Backend B>
   using Routing = SparseRouting<B>;
 
-  double epsilon = 1;     ///< weight of the entropy: the smaller, the nearer to a hard assignment
+  double epsilon = 1;     ///< weight of the entropy, 1e-6 to 1e6: the smaller, the nearer to a hard assignment
   Index iterations = 20;  ///< at most
   double tolerance = 0;   ///< > 0: a group stops when its marginal error is at most this
   bool plan_at_eval = true;
@@ -33,7 +33,7 @@ struct SinkhornExpertChoiceRouter {
     const std::size_t lists = detail::expert_choice_bytes(b, shape);
     return plan > lists ? plan : lists;
   }
-  /// @throws config_error unless epsilon > 0, iterations >= 1 and tolerance >= 0
+  /// @throws config_error unless 1e-6 <= epsilon <= 1e6, iterations >= 1 and 0 <= tolerance <= 1e6
   void check(Index /*experts*/) const {
     detail::check_sinkhorn("moxie::SinkhornExpertChoiceRouter", *this);
   }

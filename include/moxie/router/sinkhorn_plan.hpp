@@ -1,6 +1,5 @@
 #pragma once
 
-#include "moxie/ops/copy_rows.hpp"
 #include "moxie/ops/sinkhorn.hpp"
 #include "moxie/ops/sinkhorn_backward.hpp"
 #include "moxie/router/combine_source.hpp"
@@ -37,7 +36,10 @@ Arena<B> scratch_arena(const SparseRouting<B>& r) {
 template <Backend B, class R>
 void score_sinkhorn(B& b, const Context<B>& ctx, const R& router, SparseRouting<B>& r) {
   score_softmax(b, r);
-  if (!plans_in(router, ctx.mode)) return copy_rows(b, ConstMatrix<B>(r.noisy_probs), r.plan);
+  if (!plans_in(router, ctx.mode)) {
+    r.plan = r.noisy_probs;
+    return;
+  }
   Arena<B> arena = scratch_arena(r);
   SinkhornMemory<B> memory;
   memory.bind(arena, r.shape.tokens, r.shape.experts, r.shape.group);
@@ -60,14 +62,15 @@ void sinkhorn_router_backward(B& b, const Context<B>& ctx, const R& router, bool
   }
   score_softmax_backward(b, r, g);
 }
-/// @throws config_error if the numbers of an iteration make no sense
+/// @throws config_error if the numbers of an iteration make no sense: logits over epsilon stay finite, in float as well
 template <class R>
 void check_sinkhorn(const char* who, const R& router) {
-  if (!(router.epsilon > 0)) throw_config(who, ": epsilon is ", router.epsilon, ", expected > 0");
+  if (!(router.epsilon >= 1e-6 && router.epsilon <= 1e6))
+    throw_config(who, ": epsilon is ", router.epsilon, ", expected 1e-6 to 1e6");
   if (router.iterations < 1)
     throw_config(who, ": iterations is ", router.iterations, ", expected >= 1");
-  if (!(router.tolerance >= 0))
-    throw_config(who, ": tolerance is ", router.tolerance, ", expected >= 0");
+  if (!(router.tolerance >= 0 && router.tolerance <= 1e6))
+    throw_config(who, ": tolerance is ", router.tolerance, ", expected 0 to 1e6");
 }
 
 }  // namespace moxie::detail

@@ -19,7 +19,7 @@ struct SinkhornTopKRouter {
 
   Index k = 1;
   bool renormalize = false;
-  double epsilon = 1;     ///< weight of the entropy: the smaller, the nearer to a hard assignment
+  double epsilon = 1;     ///< weight of the entropy, 1e-6 to 1e6: the smaller, the nearer to a hard assignment
   Index iterations = 20;  ///< at most
   double tolerance = 0;   ///< > 0: a group stops when its marginal error is at most this
   bool plan_at_eval = true;
@@ -32,7 +32,7 @@ struct SinkhornTopKRouter {
   std::size_t scratch_bytes(const B&, const RoutingShape& shape) const {
     return detail::sinkhorn_bytes<B>(shape);
   }
-  /// @throws config_error unless 1 <= k <= experts, epsilon > 0, iterations >= 1 and tolerance >= 0
+  /// @throws config_error unless 1 <= k <= experts, 1e-6 <= epsilon <= 1e6, iterations >= 1 and 0 <= tolerance <= 1e6
   void check(Index experts) const {
     if (k < 1 || k > experts)
       throw_config("moxie::SinkhornTopKRouter: k is ", k, ", expected 1 to ", experts,

@@ -18,6 +18,7 @@ namespace moxie {
 struct TopKRouter {
   template <Backend B>
   using Routing = SparseRouting<B>;
+  static constexpr bool ranks_logits = true;
   static constexpr bool ranks_with_bias = true;
 
   Index k = 1;

@@ -60,7 +60,8 @@ struct SparseRouting {
   Matrix<B> noisy_logits;  ///< [T, E] what selection ranks by; `logits` itself without noise
   Matrix<B> probs;         ///< [T, E] softmax of logits
   Matrix<B> noisy_probs;   ///< [T, E] softmax of noisy_logits; `probs` itself without noise
-  Matrix<B> plan;          ///< [T, E] what selection ranks by if the router makes a plan, else empty
+  Matrix<B> plan;          ///< [T, E] what selection ranks by if the router makes a plan, else empty; `noisy_probs` itself
+                           ///< in a pass for which it makes none (planned())
   ConstIntVector<B> mask;  ///< [T] of the pass: 0 = padding; empty: every token counts
   ConstVector<B> bias;     ///< [E] added to the scores in selection alone (loss-free balancing), else empty
   IntMatrix<B> choice;     ///< [T, K] expert of each assignment in descending order, -1 = none; or [A, 1]
@@ -78,6 +79,7 @@ struct SparseRouting {
   MOXIE_HD Index begin(Index t) const { return first ? first[t] : t * choice.cols; }
   MOXIE_HD Index end(Index t) const { return first ? first[t + 1] : (t + 1) * choice.cols; }
   bool noisy() const { return noisy_logits.data != logits.data; }
+  bool planned() const { return plan && plan.data != noisy_probs.data; }
 
   /// Takes memory for up to `s.tokens` tokens.
   void bind(Arena<B>& arena, const RoutingShape& s, const RoutingTraits& traits) {
@@ -93,7 +95,8 @@ struct SparseRouting {
       memory_.noisy_logits = arena.template kept<T>(s.tokens, s.experts);
       memory_.noisy_probs = arena.template kept<T>(s.tokens, s.experts);
     }
-    if (traits.plan) plan = arena.template kept<T>(s.tokens, s.experts);
+    if (traits.plan) memory_.plan = arena.template kept<T>(s.tokens, s.experts);
+    plan = memory_.plan;
     const Index list_rows = traits.ragged ? s.assignments : s.tokens;
     const Index list_cols = traits.ragged ? 1 : s.choices;
     choice = arena.template kept<Id>(list_rows, list_cols);
@@ -115,7 +118,7 @@ struct SparseRouting {
     logits.rows = probs.rows = s.tokens;
     noisy_logits = with_noise ? memory_.noisy_logits.top(s.tokens) : logits;
     noisy_probs = with_noise ? memory_.noisy_probs.top(s.tokens) : probs;
-    if (plan) plan.rows = s.tokens;
+    if (memory_.plan) plan = memory_.plan.top(s.tokens);
     if (first) first.size = s.tokens + 1;
     choice.rows = weight.rows = slot.rows = row.rows = first ? s.assignments : s.tokens;
     token.size = assignment.size = s.rows;
@@ -127,7 +130,7 @@ struct SparseRouting {
 
  private:
   struct {
-    Matrix<B> noisy_logits, noisy_probs;
+    Matrix<B> noisy_logits, noisy_probs, plan;
     Index rows = 0;
   } memory_;
 };
