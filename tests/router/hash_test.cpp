@@ -6,6 +6,8 @@
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
+#include "moxie/regularizer/switch_balance.hpp"
+#include "moxie/router/noise.hpp"
 #include "moxie/router/uniform.hpp"
 #include "moxie/testing/gradcheck.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
@@ -127,6 +129,40 @@ TEST_CASE("routers without scores: a layer's gradients agree, and only UniformRo
   const auto uniform_report = testing::check_gradients(uniform, 6);
   CHECK_MESSAGE(uniform_report.passed, uniform_report.message);
   CHECK(hash.parameters().entries().size() + 1 == uniform.parameters().entries().size());
+}
+
+TEST_CASE_TEMPLATE("routers without scores: noise reaches the losses alone", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const auto check = [&](const auto& router) {
+    const WithNoise noisy{GaussianNoise{.std = 3}, router};
+    SparseFixture<B> f(backend, {.tokens = 6, .experts = 3, .choices = 2}, {.noisy = true});
+    SparseFixture<B> plain(backend, {.tokens = 6, .experts = 3, .choices = 2});
+    for (SparseFixture<B>* fixture : {&f, &plain}) fixture->set_logits(Draw(1).normals(18));
+    noisy.route(backend, f.context, f.routing);
+    router.route(backend, plain.context, plain.routing);
+    CHECK(f.choices() == plain.choices());
+    CHECK(f.probs() == plain.probs());
+    const auto moved = f.noisy_logits();
+    plain.set_logits({moved.begin(), moved.end()});
+    router.route(backend, plain.context, plain.routing);
+    CHECK(f.noisy_probs() == plain.probs());
+  };
+  check(HashRouter{.k = 2});
+  check(UniformRouter{.k = 2});
+}
+
+TEST_CASE("routers without scores: losses on noisy probabilities have their gradients") {
+  using B = CpuBackend<double>;
+  B backend;
+  const MoeLayer layer{backend,
+                       MoeShape{.width = 4, .experts = 3, .seed = 1},
+                       WithNoise{GaussianNoise{.std = 3}, UniformRouter{.k = 2}},
+                       Dropless{},
+                       FeedForward<Gelu>{.hidden = 5},
+                       SwitchBalance{.weight = 0.5}};
+  const auto report = testing::check_gradients(layer, 6);
+  CHECK_MESSAGE(report.passed, report.message);
 }
 
 TEST_CASE("HashRouter and UniformRouter refuse hyper-parameters that make no sense") {

@@ -1,10 +1,9 @@
 #pragma once
 
-#include "moxie/ops/softmax.hpp"
 #include "moxie/routing/tensors.hpp"
 
 /// What routers share whose choices and weights do not come from the logits: those have an effect through the losses on
-/// r.probs alone.
+/// probabilities alone (score_softmax, router/combine_source.hpp).
 namespace moxie::detail {
 
 template <Backend B>
@@ -20,16 +19,6 @@ struct EqualWeights {
   }
 };
 
-/// Without noise: the noisy tensors are then the clean ones.
-template <Backend B>
-void score_for_losses(B& b, SparseRouting<B>& r) {
-  softmax_rows(b, ConstMatrix<B>(r.logits), r.probs);
-}
-template <Backend B>
-void score_for_losses_backward(B& b, const SparseRouting<B>& r,
-                               RoutingGradients<SparseRouting<B>>& g) {
-  softmax_rows_backward(b, ConstMatrix<B>(r.probs), ConstMatrix<B>(g.probs), g.logits, true);
-}
 /// 1 / K for each choice.
 template <Backend B>
 void weigh_equally(B& b, SparseRouting<B>& r) {

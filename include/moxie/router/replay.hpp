@@ -2,8 +2,8 @@
 
 #include "moxie/core/error.hpp"
 #include "moxie/gate/zero.hpp"
+#include "moxie/router/combine_source.hpp"
 #include "moxie/router/concept.hpp"
-#include "moxie/router/constant_weights.hpp"
 
 namespace moxie {
 
@@ -32,7 +32,7 @@ struct ReplayRow {
 }  // namespace detail
 
 /// Routes from outside, for every pass: row first_token + t of the views is what token t of a pass takes. The choices are
-/// K columns, -1 for none; the experts of a token must be distinct and its weights >= 0. Nothing is learned, and its layer
+/// K columns, -1 for none, as which a recorded drop (dropped_route) counts; the experts of a token must be distinct and its weights >= 0. Nothing is learned, and its layer
 /// has no gate. To replay single passes of a layer with a router of its own, use Pass::routes.
 ///
 /// The views lie in the backend's memory and must outlive the layer; their numbers may change between passes.
@@ -68,19 +68,19 @@ struct ReplayRouter {
     if constexpr (std::same_as<typename B::Space, HostSpace>) {
       for (Index t = 0; t < tokens; ++t)
         for (Index k = 0; k < given.cols; ++k)
-          if (const Index e = given(t, k); e < -1 || e >= r.shape.experts)
+          if (const Index e = given(t, k); routed_expert(e) >= r.shape.experts)
             throw_config("moxie::ReplayRouter: choice(", ctx.first_token + t, ", ", k, ") is ", e,
                          ", expected an expert from 0 to ", r.shape.experts - 1,
                          ", or -1 for none");
     }
-    detail::score_for_losses(b, r);
+    detail::score_softmax(b, r);
     b.for_each(tokens,
                detail::ReplayRow<B>{given, weight ? weight.middle(ctx.first_token, tokens) : weight,
                                     ctx.mask, r.shape.experts, r.choice, r.weight});
   }
   void route_backward(B& b, const Context<B>&, const SparseRouting<B>& r,
                       RoutingGradients<SparseRouting<B>>& g) const {
-    detail::score_for_losses_backward(b, r, g);
+    detail::score_softmax_backward(b, r, g);
   }
 
   /// The same memory, not the same numbers.

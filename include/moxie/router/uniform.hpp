@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/core/error.hpp"
+#include "moxie/router/combine_source.hpp"
 #include "moxie/router/concept.hpp"
 #include "moxie/router/constant_weights.hpp"
 
@@ -44,7 +45,7 @@ struct UniformRouter {
 
   template <Backend B>
   void score(B& b, const Context<B>&, SparseRouting<B>& r) const {
-    detail::score_for_losses(b, r);
+    detail::score_softmax(b, r);
   }
   template <Backend B>
   void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
@@ -64,7 +65,7 @@ struct UniformRouter {
   template <Backend B>
   void route_backward(B& b, const Context<B>&, const SparseRouting<B>& r,
                       RoutingGradients<SparseRouting<B>>& g) const {
-    detail::score_for_losses_backward(b, r, g);
+    detail::score_softmax_backward(b, r, g);
   }
 
   friend constexpr bool operator==(const UniformRouter&, const UniformRouter&) = default;
