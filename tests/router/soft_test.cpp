@@ -1,6 +1,8 @@
 // SoftRouter without a layer: the softmaxes over tokens and over slots, and their gradients.
 #include "moxie/router/soft.hpp"
 
+#include <limits>
+
 #include "router/soft_fixture.hpp"
 #include "support/backends.hpp"
 #include "support/numbers.hpp"
@@ -169,5 +171,7 @@ TEST_CASE_TEMPLATE("SoftRouter: noise has its own deviation, in training only", 
 
 TEST_CASE("SoftRouter refuses noise that makes no sense") {
   CHECK_THROWS_WITH_AS(SoftRouter{.noise = -1}.check(4),
-                       "moxie::SoftRouter: noise is -1, expected >= 0", config_error);
+                       "moxie::SoftRouter: noise is -1, expected 0 to 1e30", config_error);
+  CHECK_THROWS_WITH_AS(SoftRouter{.noise = std::numeric_limits<double>::infinity()}.check(4),
+                       "moxie::SoftRouter: noise is inf, expected 0 to 1e30", config_error);
 }

@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <limits>
+
 #include "moxie/capacity/fixed.hpp"
 #include "moxie/router/noise.hpp"
 #include "moxie/router/sparse_expert_choice.hpp"
@@ -142,11 +144,17 @@ TEST_CASE_TEMPLATE("sparse routers give the same bits on any number of threads",
 TEST_CASE("sparse routers refuse hyper-parameters that make no sense") {
   CHECK(refusal(SparseTopKRouter{.k = 5}) ==
         "moxie::SparseTopKRouter: k is 5, expected 1 to 4 (the number of experts)");
-  CHECK(refusal(SparseTopKRouter{.gamma = 0}) == "moxie::SparseTopKRouter: gamma is 0, expected > 0");
+  CHECK(refusal(SparseTopKRouter{.gamma = 0}) ==
+        "moxie::SparseTopKRouter: gamma is 0, expected 1e-6 to 1e6");
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  CHECK(refusal(SparseTopKRouter{.gamma = infinity}) ==
+        "moxie::SparseTopKRouter: gamma is inf, expected 1e-6 to 1e6");
+  CHECK(refusal(SparseTopKRouter{.learning_rate = infinity}) ==
+        "moxie::SparseTopKRouter: learning_rate is inf, expected > 0 and at most 1e6");
   CHECK(refusal(SparseExpertChoiceRouter{.max_iterations = -1}) ==
         "moxie::SparseExpertChoiceRouter: max_iterations is -1, expected >= 0");
   CHECK(refusal(SparseExpertChoiceRouter{.learning_rate = 0}) ==
-        "moxie::SparseExpertChoiceRouter: learning_rate is 0, expected > 0");
+        "moxie::SparseExpertChoiceRouter: learning_rate is 0, expected > 0 and at most 1e6");
   CHECK(refusal(SparseExpertChoiceRouter{.tolerance = -1}) ==
-        "moxie::SparseExpertChoiceRouter: tolerance is -1, expected >= 0");
+        "moxie::SparseExpertChoiceRouter: tolerance is -1, expected 0 to 1e6");
 }

@@ -29,8 +29,10 @@ struct GaussianNoise {
   double std = 1.0;
   bool per_expert = true;
 
+  /// Whether logits stay finite, in float as well.
+  bool valid() const { return std >= 0 && std <= 1e30; }
   double scale(Index experts) const {
-    if (!(std >= 0 && std <= 1e30))  // logits stay finite, in float as well
+    if (!valid())
       throw_config("moxie::GaussianNoise: std is ", std, ", expected 0 to 1e30");
     return per_expert ? std / static_cast<double>(experts) : std;
   }

@@ -62,9 +62,10 @@ struct SoftRouter {
   Index assignments(const RoutingShape& shape) const noexcept {
     return shape.tokens * shape.experts;
   }
-  /// @throws config_error unless noise >= 0
+  /// @throws config_error unless 0 <= noise <= 1e30, as GaussianNoise
   void check(Index /*experts*/) const {
-    if (!(noise >= 0)) throw_config("moxie::SoftRouter: noise is ", noise, ", expected >= 0");
+    if (!GaussianNoise{.std = noise}.valid())
+      throw_config("moxie::SoftRouter: noise is ", noise, ", expected 0 to 1e30");
   }
 
   template <Backend B>

@@ -22,7 +22,7 @@ struct SparseExpertChoiceRouter {
   Index max_iterations = 20;
   double learning_rate = 1e-2;
   double tolerance = 1e-3;  ///< a group stops after a step whose gradient was not longer
-  double gamma = 1;         ///< weight of the quadratic regularizer
+  double gamma = 1;         ///< weight of the quadratic regularizer, 1e-6 to 1e6
   bool fill_zero = true;    ///< false: slots without a non-zero stay empty
   bool quadratic = false;   ///< no limit of the non-zeros: the quadratic regularizer alone
 

@@ -24,7 +24,7 @@ struct SparseTopKRouter {
   Index max_iterations = 20;
   double learning_rate = 1e-2;
   double tolerance = 1e-3;  ///< a group stops after a step whose gradient was not longer
-  double gamma = 1;         ///< weight of the quadratic regularizer
+  double gamma = 1;         ///< weight of the quadratic regularizer, 1e-6 to 1e6
 
   Index choices(Index /*experts*/) const noexcept { return k; }
   Index assignments(const RoutingShape& shape) const noexcept { return shape.tokens * k; }
