@@ -84,11 +84,12 @@ Doubles errors_of(B& backend, const Doubles& plan, Index experts, Index group,
   const auto tokens = static_cast<Index>(plan.size()) / experts;
   test::Buffer<T, B> p(backend, scalars<B>(plan));
   test::Buffer<T, B> load(backend, tokens / group * experts, T(77));
+  test::Buffer<T, B> gap(backend, tokens, T(77));
   test::Buffer<T, B> error(backend, tokens / group, T(77));
   test::Buffer<std::int32_t, B> kept(backend, mask);
   marginal_error(backend, ConstMatrix<B>(p.view(tokens, experts)),
                  mask.empty() ? ConstIntVector<B>() : ConstIntVector<B>(kept.view()), group,
-                 load.view(tokens / group, experts), error.view());
+                 load.view(tokens / group, experts), gap.view(), error.view());
   return doubles(error.to_vector());
 }
 
@@ -262,6 +263,9 @@ TEST_CASE_TEMPLATE("the marginal error is the worst expert's", B, MOXIE_TEST_BAC
   const Doubles got = errors_of(backend, plan, 2, 4, {1, 1, 1, 1, 1, 3, 0, 0, 0, 0, 0, 0});
   CHECK(all_near(got, Doubles{.25, .5, 0}, 1e-6));
   CHECK(errors_of(backend, {1, 0, 1, 0}, 2, 2) == Doubles{1});
+  // Loads of 1 each, but tokens that give 0.75 and 1.25; the third is padding.
+  CHECK(errors_of(backend, {.5, .25, .5, .75}, 2, 2) == Doubles{.25});
+  CHECK(errors_of(backend, {.5, .25, .5, .75, 0, 0}, 2, 3, {1, 1, 0}) == Doubles{.25});
 }
 
 TEST_CASE_TEMPLATE("the implicit gradient agrees with central differences at convergence", B,

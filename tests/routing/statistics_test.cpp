@@ -3,12 +3,17 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "moxie/capacity/dropless.hpp"
+#include "moxie/router/sinkhorn_top_k.hpp"
+#include "moxie/router/sparse_expert_choice.hpp"
+#include "moxie/router/sparse_top_k.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
 #include "support/backends.hpp"
 #include "support/buffer.hpp"
+#include "support/errors.hpp"
 
 using namespace moxie;
 
@@ -89,6 +94,88 @@ TEST_CASE_TEMPLATE("telemetry adds up passes and forgets when reset", B, MOXIE_T
   telemetry.reset();
   CHECK(telemetry.read().at(0).tokens == 0);
   CHECK(telemetry.read().at(0).gate_entropy == 0);
+}
+
+TEST_CASE_TEMPLATE("the margin is of what selection saw, its bias included", B,
+                   MOXIE_TEST_BACKENDS) {
+  using T = typename B::Scalar;
+  B backend = test::make_backend<B>();
+  testing::SparseFixture<B> f(backend, {.tokens = 2, .experts = 3, .choices = 1});
+  f.set_mode(Mode::eval);
+  f.set_probs({0.5, 0.25, 0.25, 0.25, 0.625, 0.125});
+  f.set_choices({2, 1});
+  f.assign(Dropless{});
+  CHECK(of(backend, f).margin == doctest::Approx((0.25 - 0.5 + 0.625 - 0.25) / 2));
+  const test::Buffer<T, B> bias(backend, std::vector<T>{T(0), T(0), T(0.5)});
+  f.routing.bias = bias.view();  // 0.5, 0.25, 0.75 and 0.25, 0.625, 0.625
+  CHECK(of(backend, f).margin == doctest::Approx((0.75 - 0.5 + 0) / 2));
+}
+
+TEST_CASE_TEMPLATE("the marginal error is that of the marginal which a plan does not keep", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const auto worst = [&](const auto& router, Index capacity, Mode mode, bool tokens) {
+    RoutingShape s{.tokens = 8,
+                   .experts = 2,
+                   .choices = 1,
+                   .group = 4,
+                   .capacity = capacity};
+    s.assignments = router.assignments(s);
+    testing::SparseFixture<B> f(backend, s, routing_traits(router, backend, s));
+    f.set_mode(mode);
+    f.set_logits(testing::detail::Draw(1).normals(16));
+    router.route(backend, f.context, f.routing);
+    if (!f.routing.first) f.assign(Dropless{});
+    const auto plan = f.plan();
+    double sum = 0;
+    for (std::size_t g = 0; g < 2; ++g) {
+      double most = 0;
+      const auto entry = [&](std::size_t t, std::size_t e) {
+        return static_cast<double>(plan[8 * g + 2 * t + e]);
+      };
+      for (std::size_t t = 0; tokens && t < 4; ++t)
+        most = std::fmax(most, std::fabs(entry(t, 0) + entry(t, 1) - 1));
+      for (std::size_t e = 0; !tokens && e < 2; ++e)
+        most = std::fmax(most, std::fabs(entry(0, e) + entry(1, e) + entry(2, e) + entry(3, e) - 2) / 2);
+      sum += most / 2;
+    }
+    return std::pair{of(backend, f).marginal_error, sum};
+  };
+  const auto check = [](std::pair<double, double> error) {
+    CHECK(error.second > 0.01);
+    CHECK(error.first == doctest::Approx(error.second).epsilon(1e-5));
+  };
+  check(worst(SparseExpertChoiceRouter{}, 2, Mode::train, true));
+  check(worst(SparseTopKRouter{.k = 1}, 4, Mode::train, false));
+  const SinkhornTopKRouter sinkhorn{.iterations = 1, .plan_at_eval = false};
+  check(worst(sinkhorn, 4, Mode::train, false));
+  CHECK(worst(sinkhorn, 4, Mode::eval, false).first == 0);  // no plan
+}
+
+TEST_CASE_TEMPLATE("telemetry refuses a layer with other experts than before", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  testing::SparseFixture<B> small(backend, {.tokens = 1, .experts = 2, .choices = 1});
+  testing::SparseFixture<B> large(backend, {.tokens = 1, .experts = 64, .choices = 1});
+  small.set_probs({0.5, 0.5});
+  large.set_probs(std::vector<double>(64, 1.0 / 64));
+  for (testing::SparseFixture<B>* f : {&small, &large}) {
+    f->set_mode(Mode::eval);
+    f->set_choices({1});
+    f->assign(Dropless{});
+  }
+  RoutingTelemetry<B> telemetry(backend);
+  telemetry.begin_pass();
+  telemetry.sparse(large.routing);
+  telemetry.sparse(small.routing);  // another layer
+  telemetry.begin_pass();
+  telemetry.sparse(large.routing);
+  CHECK(test::message_of<config_error>([&] { telemetry.sparse(large.routing); }) ==
+        "moxie::RoutingTelemetry: MoE layer 1 of the pass has 64 experts, expected 2 as before (each "
+        "model needs telemetry of its own)");
+  CHECK(telemetry.read().size() == 2);
+  CHECK(telemetry.read()[0].tokens == 2);
+  CHECK(telemetry.read()[1].selected == std::vector<double>{0, 1});
 }
 
 TEST_CASE_TEMPLATE("soft routing reports the mass of each expert", B, MOXIE_TEST_BACKENDS) {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "moxie/core/error.hpp"
 #include "moxie/core/memory.hpp"
 #include "moxie/core/strip.hpp"
 #include "moxie/ops/marginal_error.hpp"
@@ -18,8 +19,11 @@ struct RoutingStatistics {
   double gate_entropy = 0;   ///< mean over tokens of the entropy of the clean probabilities, nats; soft: of combine
                              ///< by expert
   double margin = 0;         ///< mean over tokens with choices of (least score chosen - largest not chosen); the
-                             ///< score is the plan or the probability that selection saw. 0 where experts choose
-  double marginal_error = 0; ///< of the router's plan, mean over groups (ops/marginal_error.hpp); 0 without a plan
+                             ///< score is the plan, or the probability that selection saw, with its bias if there is
+                             ///< one. Below 0 where better experts were not to be had: outside the best groups of
+                             ///< experts, or with routes from outside. 0 where experts choose
+  double marginal_error = 0; ///< of the router's plan, mean over groups and passes with one (ops/marginal_error.hpp);
+                             ///< 0 without a plan
   double unrouted = 0;       ///< share of tokens that no expert took
   double regularizers = 0;   ///< weighted losses of the last pass, added up
 
@@ -145,11 +149,13 @@ struct SparseStatistics {
   MOXIE_HD MOXIE_INLINE void add_margin(Index t, typename B::Scalar* token) const {
     using T = typename B::Scalar;
     const T* score = r.plan ? r.plan.row(t) : r.noisy_probs.row(t);
+    const T* bias = r.bias ? r.bias.data : nullptr;
     T least = -math::lowest<T>();
     Index chosen = 0;
     for (Index k = 0; k < r.choice.cols; ++k) {
-      if (r.choice(t, k) < 0) continue;
-      const T own = score[r.choice(t, k)];
+      const Index e = r.choice(t, k);
+      if (e < 0) continue;
+      const T own = bias ? score[e] + bias[e] : score[e];
       least = own < least ? own : least;
       ++chosen;
     }
@@ -162,6 +168,8 @@ struct SparseStatistics {
       for (Index i = 0; i < strip; ++i) others[i] = math::lowest<T>();
       const Index here = r.shape.experts - e < strip ? r.shape.experts - e : strip;
       for (Index i = 0; i < here; ++i) others[i] = score[e + i];
+      if (bias)
+        for (Index i = 0; i < here; ++i) others[i] += bias[e + i];
       for (Index k = 0; k < r.choice.cols; ++k) {
         const Index mine = r.choice(t, k) - e;
         if (mine >= 0 && mine < here) others[mine] = math::lowest<T>();
@@ -227,7 +235,9 @@ struct AddStatistics {
 ///   model.visit_routing(tape, telemetry);      // enqueues; nothing waits
 ///   for (const RoutingStatistics& layer : telemetry.read()) ...
 ///
-/// What is not visited costs nothing. Counts are exact up to 2^24 in float. Takes memory at the first visit of a layer, and of a larger pass.
+/// The layers are told apart by their order since begin_pass or reset: a pass visited without either counts as further
+/// layers behind those before. What is not visited costs nothing. Counts are exact up to 2^24 in float. Takes memory at the
+/// first visit of a layer, and of a larger pass.
 template <Backend B>
 class RoutingTelemetry final : public RoutingVisitor<B> {
   using T = typename B::Scalar;
@@ -237,12 +247,14 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
 
   /// Before the visit of a pass: its MoE layers are counted from the first again.
   void begin_pass() noexcept { next_ = 0; }
+  /// @throws config_error if the layer at this place had another number of experts before
   void sparse(const SparseRouting<B>& r) override {
     const Matrix<B> sums = begin(r.shape);
     backend_->for_each(sums.rows, detail::SparseStatistics<B>{r, sums}, 1);
     add(sums);
-    if (r.plan) add_marginal_error(r);
+    if (r.planned()) add_marginal_error(r);
   }
+  /// @throws config_error as `sparse`
   void soft(const SoftRouting<B>& r) override {
     const Matrix<B> sums = begin(r.shape);
     backend_->for_each(sums.rows, detail::SoftStatistics<B>{r, sums}, 1);
@@ -296,11 +308,14 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
       layers_.back().experts = s.experts;
       layers_.back().sums = Buffer<B, T>(*backend_, columns(s));
     }
+    if (const Index had = layers_[next_].experts; had != s.experts)
+      throw_config("moxie::RoutingTelemetry: MoE layer ", next_, " of the pass has ", s.experts,
+                   " experts, expected ", had, " as before (each model needs telemetry of its own)");
     const Index chunks =
         (s.tokens + detail::statistics_chunk - 1) / detail::statistics_chunk;
-    // The same memory serves the loads of the groups, afterwards.
-    const Index groups = s.groups() * (s.experts + 1);
-    const Index numbers = chunks * columns(s) > groups ? chunks * columns(s) : groups;
+    // The same memory serves the marginals of a plan, afterwards.
+    const Index marginals = s.groups() * (s.experts + 1) + s.tokens;
+    const Index numbers = chunks * columns(s) > marginals ? chunks * columns(s) : marginals;
     const std::size_t bytes = static_cast<std::size_t>(numbers) * sizeof(T);
     if (memory_.bytes() < bytes) {
       backend_->synchronize();  // what was enqueued may still use the memory
@@ -317,7 +332,8 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
     T* const memory = reinterpret_cast<T*>(memory_.data());
     const Matrix<B> load(memory, groups, r.shape.experts);
     const Vector<B> error(memory + load.size(), groups);
-    marginal_error(*backend_, ConstMatrix<B>(r.plan), r.mask, r.shape.group, load, error);
+    const Vector<B> gap(error.data + error.size, r.shape.tokens);
+    marginal_error(*backend_, ConstMatrix<B>(r.plan), r.mask, r.shape.group, load, gap, error);
     const Vector<B> total = layers_[next_ - 1].sums.view();
     backend_->for_each(1, detail::GroupStatistics<B>{error, total.middle(total.size - 2, 2)});
   }
