@@ -41,7 +41,7 @@ ROUTERS = {  # name: family
 ONE_OF_EACH = ("softmax_token_choice", "softmax_expert_choice", "soft")
 ROWS = 2.0  # expert rows per token of the comparison at equal compute
 TRAIN_IMAGES = 50000  # of CIFAR-10, for estimates
-# Share of the time of a step, at ROWS, that grows with the expert rows (bench/results/vit-training-*.json: 34 to 55 %).
+# Share of the time of a step, at ROWS, that grows with the expert rows: a guess, which measured runs correct.
 EXPERT_SHARE = 0.4
 POLL_SECONDS = 0.1
 
