@@ -1,6 +1,8 @@
 // CosineGate, WithJitter, ZeroGate, in a layer.
 #include <doctest/doctest.h>
 
+#include <limits>
+
 #include "device/allocations.hpp"
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/capacity/fixed.hpp"
@@ -167,9 +169,19 @@ TEST_CASE("gates refuse hyper-parameters that make no sense") {
                        "moxie::CosineGate: projection is 0, expected >= 1", config_error);
   CHECK_THROWS_WITH_AS(
       make(backend, CosineGate{.temperature = 0}),
-      "moxie::CosineGate: temperature is 0, expected at least 0.01 (1 / most_scale)", config_error);
+      "moxie::CosineGate: temperature is 0, expected at least 0.01 (1 / most_scale) and at most 1e30",
+      config_error);
   CHECK_THROWS_WITH_AS(make(backend, CosineGate{.most_scale = 0}),
-                       "moxie::CosineGate: most_scale is 0, expected > 0", config_error);
+                       "moxie::CosineGate: most_scale is 0, expected > 0 and at most 1e30",
+                       config_error);
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_WITH_AS(make(backend, CosineGate{.most_scale = infinity}),
+                       "moxie::CosineGate: most_scale is inf, expected > 0 and at most 1e30",
+                       config_error);
+  CHECK_THROWS_WITH_AS(
+      make(backend, CosineGate{.temperature = infinity}),
+      "moxie::CosineGate: temperature is inf, expected at least 0.01 (1 / most_scale) and at most 1e30",
+      config_error);
   CHECK_THROWS_WITH_AS(make(backend, WithJitter{InputJitter{.epsilon = 1}, LinearGate{}}),
                        "moxie::InputJitter: epsilon is 1, expected at least 0 and below 1",
                        config_error);

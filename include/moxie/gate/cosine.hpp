@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include "moxie/core/error.hpp"
 #include "moxie/gate/concept.hpp"
 #include "moxie/ops/cosine_product.hpp"
@@ -66,11 +68,12 @@ struct CosineGate {
   void declare(const Scope<B>& scope, const GateShape& shape, State<B>& state) const {
     if (projection < 1)
       throw_config("moxie::CosineGate: projection is ", projection, ", expected >= 1");
-    if (!(most_scale > 0))
-      throw_config("moxie::CosineGate: most_scale is ", most_scale, ", expected > 0");
-    if (!(temperature * most_scale >= 1))
+    if (!(most_scale > 0 && most_scale <= 1e30))  // logits stay finite, in float as well
+      throw_config("moxie::CosineGate: most_scale is ", most_scale,
+                   ", expected > 0 and at most 1e30");
+    if (!(temperature * most_scale >= 1 && temperature <= 1e30))
       throw_config("moxie::CosineGate: temperature is ", temperature, ", expected at least ",
-                   1 / most_scale, " (1 / most_scale)");
+                   1 / most_scale, " (1 / most_scale) and at most 1e30");
     const Scope<B> own = scope / "Router";
     state.projection = own.add("projection/kernel", {shape.width, projection},
                                Initializer::lecun_normal(shape.width));

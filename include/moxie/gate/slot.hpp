@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include "moxie/gate/concept.hpp"
 #include "moxie/ops/cosine_product.hpp"
 
