@@ -58,7 +58,8 @@ inline std::string command_of(int argc, char** argv) {
     if (file_follows) {
       command += name_of_file(argument);
     } else if (takes_file && equals != std::string_view::npos) {
-      command += std::string(argument.substr(0, equals + 1)) + name_of_file(argument.substr(equals));
+      command += argument.substr(0, equals + 1);
+      command += name_of_file(argument.substr(equals + 1));
     } else {
       command += argument;
     }

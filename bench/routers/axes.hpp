@@ -244,11 +244,12 @@ inline std::vector<Case> cases_of(const Setup& setup) {
     if (o.all && !o.trace.empty()) logits.emplace_back("trace");
     Names families = or_else(o.families, Names{"route", "layer"});
     families.erase(std::remove(families.begin(), families.end(), "telemetry"), families.end());
+    const Names capacities =
+        o.all ? Names{equal_rows(o), "ceil-1",        "ceil-1.25",         "ceil-2",
+                      "dropless",    "ceil-1.25-bpr", "ceil-1-next_choice"}
+              : Names{equal_rows(o)};
     add_product({families, or_else(o.routers, o.all ? with_baselines : routers),
-                 or_else(o.capacities, o.all ? Names{equal_rows(o), "ceil-1", "ceil-1.25", "ceil-2", "dropless",
-                                                     "ceil-1.25-bpr", "ceil-1-next_choice"}
-                                             : Names{equal_rows(o)}),
-                 or_else(o.logits, logits),
+                 or_else(o.capacities, capacities), or_else(o.logits, logits),
                  or_else(o.experts, o.all ? Numbers{8, 32, 128} : Numbers{32}),
                  or_else(o.tokens, o.all ? Numbers{1024, 4096, 16384} : Numbers{4096}),
                  or_else(o.passes, both)});
@@ -257,7 +258,7 @@ inline std::vector<Case> cases_of(const Setup& setup) {
   }
   const std::string usual = equal_rows(o);
   const std::string softmax = "softmax_token_choice";
-  // What is to be compared: every layer has room for all it wants, so that it computes K rows a token, as the dense network.
+  // What is to be compared: layers that drop nothing compute K rows a token, as the dense network does.
   for (const std::string& router : with_baselines) {
     const bool has_dropless =
         nonsense({"layer", router, "dropless", "uniform", 32, 4096, false}, setup).empty();

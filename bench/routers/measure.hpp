@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "moxie/routing/statistics.hpp"
 #include "../timing.hpp"
+#include "moxie/routing/statistics.hpp"
 #include "routing_alone.hpp"
 
 namespace bench {
@@ -15,8 +15,8 @@ namespace bench {
 /// How a case routes: facts of its logits and its rule, the same in every pass.
 struct RoutingFacts {
   moxie::RoutingStatistics statistics;
-  double route_change =
-      -1;  ///< share of tokens whose set of experts changes under route_noise; -1: no sets
+  /// Share of tokens whose set of experts changes under route_noise; -1: no sets.
+  double route_change = -1;
   double rows = 0;  ///< that experts compute: assignments with a slot; soft: all slots
 };
 /// Leaves the routing of `logits` in `routing`.
