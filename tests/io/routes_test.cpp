@@ -171,6 +171,9 @@ TEST_CASE("RouteRecorder refuses a layer without choices of tokens") {
   const MoeLayer soft{backend, MoeShape{.width = 2, .experts = 2}, SoftRouter{}, FixedCapacity{1},
                       FeedForward<Gelu>{.hidden = 2}};
   auto tape = soft.make_tape(2);
+  const std::vector<double> x(4, 0.5);
+  std::vector<double> y(4);
+  soft.forward({x.data(), 2, 2}, {y.data(), 2, 2}, tape);
   RouteRecorder<CpuBackend<double>> recorder(backend);
   CHECK_THROWS_WITH_AS(soft.visit_routing(tape, recorder),
                        "moxie::RouteRecorder: MoE layer 0 is soft: its tokens have no list of K "

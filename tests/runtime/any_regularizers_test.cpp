@@ -131,6 +131,45 @@ TEST_CASE("AnyRegularizers weighs its sum, skips what has no weight, and may be 
   CHECK(losses(AnyRegularizers<B>()) == std::vector<double>{0});
 }
 
+TEST_CASE("the values of the parts outlive what later layers do, and the backward") {
+  B backend;
+  const auto scope = root(backend);
+  const AnyRegularizers<B> any{Importance{.weight = 0.3}, LocalEntropy{.weight = 0.5}};
+  const auto make = [&](const char* name) {
+    return MoeLayer{scope / name, shape, router, CapacityFactor{}, expert, any};
+  };
+  const auto first = make("a");
+  const auto second = make("b");
+  scope.parameters->initialize(1);
+  using L = std::remove_cv_t<decltype(first)>;
+  for (const Gradients gradients : {Gradients::all, Gradients::none}) {
+    typename L::Tape tapes[2];
+    const auto bind = [&](Arena<B>& arena) {
+      first.bind(arena, tokens, tapes[0]);
+      second.bind(arena, tokens, tapes[1]);
+    };
+    Arena<B> measured(gradients);
+    bind(measured);
+    const Memory<B> memory(backend, measured.peak());
+    Arena<B> arena(gradients, memory.data(), memory.bytes());
+    bind(arena);
+    std::vector<double> x;
+    for (Index i = 0; i < tokens * 4; ++i) x.push_back(std::sin(0.7 * static_cast<double>(i)));
+    std::vector<double> y(x.size());
+    std::vector<double> dx(x.size());
+    const auto values = [&] { return testing::detail::to_host(backend, any.values(tapes[0].sums[0])); };
+    first.forward({x.data(), tokens, 4}, {y.data(), tokens, 4}, tapes[0]);
+    const std::vector<double> wanted = values();
+    REQUIRE(wanted[0] > 0);
+    second.forward({y.data(), tokens, 4}, {dx.data(), tokens, 4}, tapes[1]);
+    CHECK(values() == wanted);
+    if (gradients == Gradients::none) continue;
+    second.backward({x.data(), tokens, 4}, {dx.data(), tokens, 4}, tapes[1]);
+    first.backward({x.data(), tokens, 4}, {dx.data(), tokens, 4}, tapes[0]);
+    CHECK(values() == wanted);
+  }
+}
+
 TEST_CASE("AnyRegularizers compare by their parts") {
   const AnyRegularizers<B> a{Importance{.weight = 0.3}, RouterZ{}};
   CHECK(a == AnyRegularizers<B>{Importance{.weight = 0.3}, RouterZ{}});
