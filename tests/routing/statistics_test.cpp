@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -10,6 +12,7 @@
 #include "moxie/router/sinkhorn_top_k.hpp"
 #include "moxie/router/sparse_expert_choice.hpp"
 #include "moxie/router/sparse_top_k.hpp"
+#include "moxie/testing/capacity_laws.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
 #include "support/backends.hpp"
 #include "support/buffer.hpp"
@@ -109,6 +112,54 @@ TEST_CASE_TEMPLATE("the margin is of what selection saw, its bias included", B,
   const test::Buffer<T, B> bias(backend, std::vector<T>{T(0), T(0), T(0.5)});
   f.routing.bias = bias.view();  // 0.5, 0.25, 0.75 and 0.25, 0.625, 0.625
   CHECK(of(backend, f).margin == doctest::Approx((0.75 - 0.5 + 0) / 2));
+}
+
+TEST_CASE_TEMPLATE("entropy and margin of any number of experts are those of plain loops", B,
+                   MOXIE_TEST_BACKENDS) {
+  using T = typename B::Scalar;
+  B backend = test::make_backend<B>();
+  testing::detail::Draw draw(2);
+  constexpr Index tokens = 70;  // more than one chunk
+  const double by = 100 * testing::tolerance<T>;
+  for (Index experts = 1; experts <= 40; ++experts) {
+    CAPTURE(experts);
+    const Index k = draw.from(1, experts < 4 ? experts : 4);
+    testing::SparseFixture<B> f(backend, {.tokens = tokens, .experts = experts, .choices = k});
+    f.set_mode(Mode::eval);
+    std::vector<double> probs = draw.normals(tokens * experts);
+    for (double& p : probs) p = std::fabs(p) < 0.3 ? 0 : std::fabs(p);
+    f.set_probs(probs);
+    const auto choice = testing::detail::draw_choices(draw, tokens, experts, k, {});
+    f.set_choices(choice);
+    f.assign(Dropless{});
+    double entropy = 0;
+    double margin = 0;
+    double measured = 0;
+    for (Index t = 0; t < tokens; ++t) {
+      const double* p = probs.data() + t * experts;
+      const double sum = std::accumulate(p, p + experts, 0.0);
+      for (Index e = 0; e < experts; ++e)
+        if (p[e] > 0) entropy -= p[e] / sum * std::log(p[e] / sum) / tokens;
+      double least = 1e9;
+      double best = -1;
+      Index chosen = 0;
+      for (Index e = 0; e < experts; ++e) {
+        const auto* own = choice.data() + t * k;
+        if (std::find(own, own + k, static_cast<std::int32_t>(e)) == own + k) {
+          best = std::fmax(best, p[e]);
+        } else {
+          least = std::fmin(least, p[e]);
+          ++chosen;
+        }
+      }
+      if (chosen == 0 || chosen == experts) continue;
+      margin += least - best;
+      ++measured;
+    }
+    const RoutingStatistics s = of(backend, f);
+    CHECK(testing::near(s.gate_entropy, entropy, by));
+    CHECK(testing::near(s.margin, measured > 0 ? margin / measured : 0, by));
+  }
 }
 
 TEST_CASE_TEMPLATE("the marginal error is that of the marginal which a plan does not keep", B,

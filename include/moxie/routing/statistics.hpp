@@ -96,24 +96,45 @@ MOXIE_HD MOXIE_INLINE float log_probability(float p) {
 }
 MOXIE_HD MOXIE_INLINE double log_probability(double p) { return p > 0 ? math::log(p) : 0.0; }
 
+/// How many experts are looked at side by side: few are not filled up to a whole strip. The same results either way.
+inline constexpr Index half_strip = strip / 2;
+template <class T, Index width>
+using Lanes = T[static_cast<std::size_t>(width)];
+
+/// to[s] = from[s] for s < n, else `rest`.
+template <Index width, class T>
+MOXIE_HD MOXIE_INLINE void load_filled(const T* from, Index n, T rest, T* to) {
+  if (n >= width) {  // apart from the other case, which does not vectorise
+    for (Index s = 0; s < width; ++s) to[s] = from[s];
+    return;
+  }
+  for (Index s = 0; s < width; ++s) to[s] = rest;
+  for (Index s = 0; s < n; ++s) to[s] = from[s];
+}
 /// Of numbers >= 0, which are divided by their sum first; nats.
-template <class T>
-MOXIE_HD MOXIE_INLINE T entropy_of(const T* p, Index n) {
-  // A strip at a time, the last one filled up with zeros: few experts are less than one strip.
-  T sums[strip] = {};
-  T inners[strip] = {};
-  for (Index j = 0; j < n; j += strip) {
-    T v[strip] = {};
-    const Index here = n - j < strip ? n - j : strip;
-    for (Index s = 0; s < here; ++s) v[s] = p[j + s];
-    for (Index s = 0; s < strip; ++s) {
+template <Index width, class T>
+MOXIE_HD MOXIE_INLINE T entropy_by(const T* p, Index n) {
+  Lanes<T, width> sums = {};
+  Lanes<T, width> inners = {};
+  for (Index j = 0; j < n; j += width) {
+    Lanes<T, width> v;
+    load_filled<width>(p + j, n - j, T(0), v);
+    for (Index s = 0; s < width; ++s) {
       sums[s] += v[s];
       inners[s] += v[s] * log_probability(v[s]);
     }
   }
-  const T sum = strip_sum<T>(strip, [&](Index s) { return sums[s]; });
-  if (!(sum > 0)) return 0;
-  return math::log(sum) - strip_sum<T>(strip, [&](Index s) { return inners[s]; }) / sum;
+  for (Index half = width / 2; half > 0; half /= 2)
+    for (Index s = 0; s < half; ++s) {
+      sums[s] += sums[s + half];
+      inners[s] += inners[s + half];
+    }
+  if (!(sums[0] > 0)) return 0;
+  return math::log(sums[0]) - inners[0] / sums[0];
+}
+template <class T>
+MOXIE_HD MOXIE_INLINE T entropy_of(const T* p, Index n) {
+  return n <= half_strip ? entropy_by<half_strip>(p, n) : entropy_by<strip>(p, n);
 }
 
 /// sums[chunk, :] of a chunk of tokens: [E] selected, [E] kept, then those of the token.
@@ -127,26 +148,40 @@ struct SparseStatistics {
     const Index experts = r.shape.experts;
     T* own = sums.row(chunk);
     for (Index c = 0; c < sums.cols; ++c) own[c] = 0;
-    T* token = own + 2 * experts;
+    T tokens = 0;
+    T entropy = 0;
+    T unrouted = 0;
+    Margin margin{};
     const Index last = (chunk + 1) * statistics_chunk;
     for (Index t = chunk * statistics_chunk; t < last && t < r.shape.tokens; ++t) {
       if (r.mask && r.mask[t] == 0) continue;
-      Index kept = 0;
+      bool routed = false;
       for (Index a = r.begin(t); a < r.end(t); ++a) {
         const Index e = r.choice.data[a];
         if (e < 0) continue;
         own[e] += 1;
         if (r.row.data[a] < 0) continue;
         own[experts + e] += 1;
-        ++kept;
+        routed = true;
       }
-      token[0] += 1;
-      token[1] += entropy_of(r.probs.row(t), r.probs.cols);
-      if (kept == 0) token[4] += 1;
-      if (!r.first) add_margin(t, token);
+      tokens += 1;
+      entropy += entropy_of(r.probs.row(t), experts);
+      unrouted += routed ? T(0) : T(1);
+      if (!r.first) add_margin(t, margin);
     }
+    T* token = own + 2 * experts;
+    token[0] = tokens;
+    token[1] = entropy;
+    token[2] = margin.sum;
+    token[3] = margin.count;
+    token[4] = unrouted;
   }
-  MOXIE_HD MOXIE_INLINE void add_margin(Index t, typename B::Scalar* token) const {
+
+ private:
+  struct Margin {
+    typename B::Scalar sum, count;
+  };
+  MOXIE_HD MOXIE_INLINE void add_margin(Index t, Margin& margin) const {
     using T = typename B::Scalar;
     const T* score = r.plan ? r.plan.row(t) : r.noisy_probs.row(t);
     const T* bias = r.bias ? r.bias.data : nullptr;
@@ -160,25 +195,32 @@ struct SparseStatistics {
       ++chosen;
     }
     if (chosen == 0 || chosen == r.shape.experts) return;
-    // A strip at a time without the chosen ones: a comparison with each choice for each expert would not vectorise.
-    T best[strip];
-    for (Index i = 0; i < strip; ++i) best[i] = math::lowest<T>();
-    for (Index e = 0; e < r.shape.experts; e += strip) {
-      T others[strip];
-      for (Index i = 0; i < strip; ++i) others[i] = math::lowest<T>();
-      const Index here = r.shape.experts - e < strip ? r.shape.experts - e : strip;
-      for (Index i = 0; i < here; ++i) others[i] = score[e + i];
+    margin.sum += least - (r.shape.experts <= half_strip ? best_other<half_strip>(t, score, bias)
+                                                         : best_other<strip>(t, score, bias));
+    margin.count += 1;
+  }
+  /// A strip at a time without the chosen ones: a comparison with each choice for each expert would not vectorise.
+  template <Index width>
+  MOXIE_HD MOXIE_INLINE typename B::Scalar best_other(Index t, const typename B::Scalar* score,
+                                                      const typename B::Scalar* bias) const {
+    using T = typename B::Scalar;
+    Lanes<T, width> best;
+    for (Index i = 0; i < width; ++i) best[i] = math::lowest<T>();
+    for (Index e = 0; e < r.shape.experts; e += width) {
+      Lanes<T, width> others;
+      const Index here = r.shape.experts - e < width ? r.shape.experts - e : width;
+      load_filled<width>(score + e, here, math::lowest<T>(), others);
       if (bias)
         for (Index i = 0; i < here; ++i) others[i] += bias[e + i];
       for (Index k = 0; k < r.choice.cols; ++k) {
         const Index mine = r.choice(t, k) - e;
         if (mine >= 0 && mine < here) others[mine] = math::lowest<T>();
       }
-      for (Index i = 0; i < strip; ++i) best[i] = math::maximum(best[i], others[i]);
+      for (Index i = 0; i < width; ++i) best[i] = math::maximum(best[i], others[i]);
     }
-    const T next = strip_maximum<T>(strip, [&](Index i) { return best[i]; });
-    token[2] += least - next;
-    token[3] += 1;
+    for (Index half = width / 2; half > 0; half /= 2)
+      for (Index i = 0; i < half; ++i) best[i] = math::maximum(best[i], best[i + half]);
+    return best[0];
   }
 };
 template <Backend B>
