@@ -71,6 +71,10 @@ inline bool experts_choose(std::string_view router) {
 inline bool chooses_tokens_or_mixes(std::string_view router) {
   return experts_choose(router) || router == "soft";
 }
+/// The others are refused with it.
+inline bool takes_noise(std::string_view router) {
+  return router == "soft" || router.starts_with("softmax") || router.starts_with("sinkhorn");
+}
 /// Results of a token depend on the others of its group, even without a limit of capacity.
 inline bool looks_at_group(std::string_view router) {
   return chooses_tokens_or_mixes(router) || router.starts_with("sinkhorn") ||

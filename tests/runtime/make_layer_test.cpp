@@ -135,8 +135,11 @@ TEST_CASE("capacities of training and evaluation are chosen apart") {
   CHECK(slots({.factor = 1, .multiple_of = 4, .eval_factor = 2}) == Pair{8, 12});
   CHECK(slots({.factor = 1, .multiple_of = 4, .eval_rule = "dropless"}) == Pair{8, 15});
   CHECK(slots({.factor = 1, .multiple_of = 4, .eval_rule = "floor"}) == Pair{8, 8});
-  CHECK(slots({.factor = 9, .slots = 2}) == Pair{2, 2});
-  CHECK(slots({.factor = 1, .slots = 2, .eval_rule = "ceil"}) == Pair{2, 5});
+  CHECK(slots({.slots = 2}) == Pair{2, 2});
+  CHECK(slots({.slots = 2, .eval_rule = "ceil", .eval_factor = 1}) == Pair{2, 5});
+  CHECK(slots({.slots = 2, .eval_rule = "dropless"}) == Pair{2, 15});
+  CHECK(slots({.rule = "dropless", .factor = 1, .eval_rule = "ceil"}) == Pair{15, 5});
+  CHECK(slots({}) == Pair{7, 7});  // 6.25
 }
 
 TEST_CASE(

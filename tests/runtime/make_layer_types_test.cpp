@@ -84,7 +84,7 @@ TEST_CASE("a router made by name routes as the type that it stands for, to the b
        WithNoise{GaussianNoise{.std = 1}, ExpertChoiceRouter{.combine_source = clean}});
   same({.name = "sinkhorn_expert_choice", .combine_source = plan, .epsilon = 2, .iterations = 3},
        SinkhornExpertChoiceRouter{.epsilon = 2, .iterations = 3, .combine_source = plan});
-  same({.name = "sparse_expert_choice", .noise = 1, .iterations = 3, .fill_zero = false},
+  same({.name = "sparse_expert_choice", .iterations = 3, .fill_zero = false},
        SparseExpertChoiceRouter{.max_iterations = 3, .fill_zero = false});
   same({.name = "sparse_expert_choice", .learning_rate = 0.1, .quadratic = true},
        SparseExpertChoiceRouter{.learning_rate = 0.1, .quadratic = true});
@@ -92,6 +92,15 @@ TEST_CASE("a router made by name routes as the type that it stands for, to the b
        SparseTopKRouter{.k = 2, .renormalize = true, .tolerance = 0.1});
   same({.name = "sigmoid_token_choice", .k = 2, .expert_groups = 2, .top_groups = 1, .scale = 2.5},
        SigmoidTopKRouter{.k = 2, .expert_groups = 2, .top_groups = 1, .scale = 2.5});
+  same({.name = "softmax_token_choice", .k = 2, .noise = 0.5, .blocks = 2, .block_rows = 3},
+       WithBlocks{EnsembleBlocks{.members = 2, .rows = 3},
+                  WithNoise{GaussianNoise{.std = 1}, TopKRouter{.k = 2}}});
+  same({.name = "softmax_token_choice",
+        .noise = 0.5,
+        .noise_kind = "gaussian_absolute",
+        .blocks = 4},
+       WithBlocks{EnsembleBlocks{.members = 4},
+                  WithNoise{GaussianNoise{.std = 0.5, .per_expert = false}, TopKRouter{}}});
   same({.name = "hash", .k = 3}, HashRouter{.k = 3});
   same({.name = "uniform", .k = 3}, UniformRouter{.k = 3});
 }
@@ -124,7 +133,7 @@ TEST_CASE("a made layer equals the layer composed of its types, to the bit") {
   c.regularizers = {{.name = "importance", .weight = 0.3}, {.name = "load", .weight = 0.2}};
   same(c, MoeLayer{
               backend, shape, WithNoise{GaussianNoise{.std = 1}, TopKRouter{.k = 2}},
-              TrainEval{WithPriority{BatchPriority{}, CapacityFactor{.factor = 0.7}}, Dropless{}},
+              WithPriority{BatchPriority{}, TrainEval{CapacityFactor{.factor = 0.7}, Dropless{}}},
               FeedForward<Gelu>{.hidden = 4}, Importance{.weight = 0.3}, NoisyLoad{.weight = 0.2}});
 
   c = small_config("sigmoid_token_choice");
@@ -150,4 +159,55 @@ TEST_CASE("a made layer equals the layer composed of its types, to the bit") {
   c.regularizers = {{.name = "importance", .weight = 0.3}};
   same(c, MoeLayer{backend, shape, SoftRouter{.noise = 0.5}, FixedCapacity{2},
                    FeedForward<Gelu>{.hidden = 4}, Importance{.weight = 0.3}});
+
+  // Without a word on capacity: round(S / E), here 6 / 3.
+  c.capacity = {};
+  same(c, MoeLayer{backend, shape, SoftRouter{.noise = 0.5}, FixedCapacity{2},
+                   FeedForward<Gelu>{.hidden = 4}, Importance{.weight = 0.3}});
+
+  c = small_config("softmax_token_choice");
+  c.capacity = {.factor = 0.7, .eval_factor = 0.4, .eval_priority = "bpr"};
+  same(c, MoeLayer{backend, shape, TopKRouter{.k = 1},
+                   TrainEval{CapacityFactor{.factor = 0.7},
+                             WithPriority{BatchPriority{}, CapacityFactor{.factor = 0.4}}},
+                   FeedForward<Gelu>{.hidden = 4}});
+}
+
+TEST_CASE("shared experts and a residual perceptron by name are WithShared and ResidualMoe") {
+  B backend;
+  const auto ran = [](const AnyLayer<B>& layer) {
+    layer.parameters().initialize(3);
+    return run(layer, 12, {.seed = 3, .step = 2});
+  };
+  MoeConfig c = small_config("softmax_token_choice");
+  c.capacity.factor = 0.7;
+  const auto composed = [&](const auto& around) {
+    const Scope<B> scope = root(backend);
+    MoeLayer mixture{scope, c.shape, TopKRouter{.k = 1}, CapacityFactor{.factor = 0.7},
+                     FeedForward<Gelu>{.hidden = 4}};
+    auto expected = ran(AnyLayer<B>(around(scope, std::move(mixture))));
+    expected.losses = {0};  // a made layer has their sum
+    return expected;
+  };
+  const auto made = [&] { return ran(made_layer(backend, c)); };
+  const auto shared = [&](Index hidden) {
+    return composed([&](const Scope<B>& scope, auto mixture) {
+      return WithShared{Mlp<B>(scope / "Shared", 5, hidden, 5), std::move(mixture)};
+    });
+  };
+  c.shared = {.number = 2, .hidden = 3};
+  CHECK(made() == shared(6));
+  c.shared = {.number = 2};
+  CHECK(made() == shared(8));
+  c.shared = {};
+  c.residual = true;
+  CHECK(made() == composed([&](const Scope<B>& scope, auto mixture) {
+          return ResidualMoe{scope, Mlp<B>(scope / "Residual", 5, 4, 5), std::move(mixture)};
+        }));
+  const AnyLayer<B> residual = made_layer(backend, c);
+  CHECK(residual.moe_layers() == 1);
+  std::vector<std::string> names;
+  for (const ParameterEntry& e : residual.parameters().entries())
+    if (e.name.starts_with("coefficient/") || e.name.starts_with("Residual/")) names.push_back(e.name);
+  CHECK(names.size() == 6);
 }

@@ -48,7 +48,7 @@ std::vector<RegularizerChoice> all_losses(const MoeConfig& c) {
 }
 MoeConfig config_of(std::string_view router) {
   MoeConfig c = small_config(router);
-  c.capacity.factor = 0.8;
+  if (router != "soft") c.capacity.factor = 0.8;
   if (!chooses_tokens_or_mixes(router)) c.router.k = 2;
   return c;
 }
@@ -63,7 +63,7 @@ TEST_CASE_TEMPLATE("gradients of every router agree, with its losses and without
     check_gradients(backend, c);
     c.regularizers = all_losses<B>(c);
     check_gradients(backend, c);
-    if (router == "sigmoid_token_choice") continue;  // takes no noise
+    if (!takes_noise(router)) continue;
     c.router.noise = 0.7;
     c.regularizers = all_losses<B>(c);
     check_gradients(backend, c);
@@ -160,6 +160,7 @@ TEST_CASE_TEMPLATE("gradients agree under every priority and overflow policy", B
       if (router == "sparse_token_choice" && priority == "sum") continue;
       for (const std::string_view overflow : overflow_names) {
         MoeConfig c = config_of(router);
+        c.capacity.factor.reset();
         c.capacity.slots = 2;
         c.capacity.priority = priority;
         c.capacity.overflow = overflow;
@@ -168,5 +169,24 @@ TEST_CASE_TEMPLATE("gradients agree under every priority and overflow policy", B
         check_gradients(backend, c, 6);
       }
     }
+  }
+}
+
+TEST_CASE_TEMPLATE("gradients of blocks, shared experts and a residual layer agree", B,
+                   MOXIE_DOUBLE_BACKENDS) {
+  B backend = make_backend<B>();
+  MoeConfig c = config_of("softmax_token_choice");
+  c.router.k = 1;
+  c.router.blocks = 3;
+  c.router.noise = 0.7;
+  check_gradients(backend, c);
+  for (const char* router : {"softmax_token_choice", "softmax_expert_choice", "soft"}) {
+    MoeConfig beside = config_of(router);
+    beside.regularizers = {{.name = "importance", .weight = 0.3}};
+    beside.shared = {.number = 2, .hidden = 3};
+    check_gradients(backend, beside);
+    beside.shared = {};
+    beside.residual = true;
+    check_gradients(backend, beside);
   }
 }

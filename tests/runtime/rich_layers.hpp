@@ -19,7 +19,7 @@ inline MoeConfig rich_config(std::string_view router) {
   MoeConfig c = small_config(router);
   c.shape.seed = 3;
   if (!chooses_tokens_or_mixes(router)) c.router.k = 2;
-  if (router != "sigmoid_token_choice") c.router.noise = 0.5;
+  if (takes_noise(router)) c.router.noise = 0.5;
   c.regularizers = some_losses();
   return c;
 }

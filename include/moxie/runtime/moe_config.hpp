@@ -33,18 +33,22 @@ struct RouterConfig {
   std::string gate = "linear";    ///< linear, cosine
   double jitter = 0;              ///< the gate's input is multiplied by U(1 - jitter, 1 + jitter) in training
   bool cosine = true;             ///< soft: cosine logits
+  Index blocks = 1;      ///< softmax token choice: members of an ensemble (EnsembleBlocks), each with E / blocks experts
+  Index block_rows = 1;  ///< consecutive rows of one member
 };
 
-/// Capacity, priority and overflow policy by their names (runtime/any_capacity.hpp).
+/// Capacity, priority and overflow policy by their names (runtime/any_capacity.hpp): a rule and its factor, or a number
+/// of slots.
 struct CapacityConfig {
-  std::string rule = "ceil";
-  double factor = 1.25;
-  Index multiple_of = 1;
-  Index slots = 0;                 ///< > 0: so many, whatever rule and factor say
-  std::string eval_rule{};         ///< evaluation; empty: as in training
-  double eval_factor = 0;          ///< 0: as in training
+  std::string rule{};                   ///< empty: ceil; of a soft router round
+  std::optional<double> factor{};       ///< none: 1.25; of a soft router 1
+  Index multiple_of = 1;                ///< ceil, round, floor
+  std::optional<Index> slots{};         ///< instead of rule and factor
+  std::string eval_rule{};              ///< evaluation; empty: as in training
+  std::optional<double> eval_factor{};  ///< none: as in training
   std::string priority = "first";
-  std::string overflow = "drop";
+  std::string eval_priority{};          ///< empty: as in training
+  std::string overflow = "drop";        ///< in both
 };
 
 struct ExpertConfig {
@@ -53,11 +57,19 @@ struct ExpertConfig {
   bool same_experts = false;
 };
 
+/// Experts that every token goes through, beside those that are routed: one perceptron (GELU) of number * hidden units.
+struct SharedConfig {
+  Index number = 0;
+  Index hidden = 0;  ///< of each; 0: as the routed experts
+};
+
 struct MoeConfig {
   MoeShape shape{};
   RouterConfig router{};
   CapacityConfig capacity{};
   ExpertConfig expert{};
+  SharedConfig shared{};  ///< WithShared
+  bool residual = false;  ///< ResidualMoe: mixed with a perceptron (GELU) as wide as an expert, in learned shares
   std::vector<RegularizerChoice> regularizers{};
 };
 

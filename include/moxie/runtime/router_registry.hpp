@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "moxie/router/ensemble.hpp"
 #include "moxie/router/expert_choice.hpp"
 #include "moxie/router/gumbel_noise.hpp"
 #include "moxie/router/hash.hpp"
@@ -67,16 +68,42 @@ template <class R>
 WithBias<R> with_bias(const RouterConfig& c, R router) {
   return {BiasBalance{.rate = c.bias_rate}, router};
 }
-inline void refuse_bias(const RouterConfig& c) {
-  if (c.bias_rate != 0)
-    throw_config("moxie::RouterRegistry: router '", c.name, "' cannot use bias_rate ", c.bias_rate,
-                 " (loss-free balancing biases the scores of softmax_token_choice and "
-                 "sigmoid_token_choice): expected 0");
+/// A router of the blocks of an ensemble. Noise that is divided by E is divided by the experts of a block.
+template <Backend B, class R>
+AnyRouter<B> with_blocks(RouterConfig c, R router) {
+  if (c.noise_kind == "gaussian") c.noise *= static_cast<double>(c.blocks);
+  return WithBlocks{EnsembleBlocks{.members = c.blocks, .rows = c.block_rows},
+                    MaybeNoise<R>(c, router)};
 }
-inline void refuse_plan_source(const RouterConfig& c) {
-  if (c.combine_source == CombineSource::plan)
-    throw_config("moxie::RouterRegistry: router '", c.name,
-                 "' makes no plan: combine_source is plan, expected softmax_noisy or softmax_clean");
+
+/// Why a router cannot use an option; empty of those that it can.
+struct Unusable {
+  static constexpr std::string_view no_plan = "it makes no plan";
+  static constexpr std::string_view full = "its experts choose tokens, which have no k weights";
+
+  std::string_view noise{};
+  std::string_view plan{};
+  std::string_view renormalize{};
+  std::string_view bias_rate =
+      "loss-free balancing biases the scores of softmax_token_choice and sigmoid_token_choice";
+  std::string_view blocks = "only softmax_token_choice is made of blocks by name";
+};
+/// @throws config_error for an option that would have no effect
+inline void refuse(const RouterConfig& c, const Unusable& why,
+                   std::string_view who = "moxie::RouterRegistry") {
+  const auto require = [&](bool holds, std::string_view reason, const char* option,
+                           const auto& value, const char* expected) {
+    if (!holds && !reason.empty())
+      throw_config(who, ": router '", c.name, "' cannot use ", option, " ", value, " (", reason,
+                   "): expected ", expected);
+  };
+  require(c.noise == 0, why.noise, "noise", c.noise, "0");
+  require(c.combine_source != CombineSource::plan, why.plan, "combine_source", "plan",
+          "softmax_noisy or softmax_clean");
+  require(!c.renormalize.value_or(false), why.renormalize, "renormalize", "true", "false or none");
+  require(c.bias_rate == 0, why.bias_rate, "bias_rate", c.bias_rate, "0");
+  require(c.blocks == 1, why.blocks, "blocks", c.blocks, "1");
+  require(c.blocks != 1 || c.block_rows == 1, "there is one block", "block_rows", c.block_rows, "1");
 }
 }  // namespace detail
 
@@ -93,44 +120,51 @@ class RouterRegistry {
   /// Knows the library's own routers.
   RouterRegistry() {
     add("softmax_token_choice", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_plan_source(c);
+      const bool whole = c.blocks == 1;
+      detail::refuse(c, {.plan = detail::Unusable::no_plan,
+                         .bias_rate = whole ? "" : "it could lift experts outside a row's block",
+                         .blocks = {}});
       const TopKRouter r{.k = c.k,
                          .renormalize = c.renormalize.value_or(false),
                          .combine_source = c.combine_source};
+      if (!whole) return detail::with_blocks<B>(c, r);
       return detail::with_noise<B>(c, detail::with_bias(c, r));
     });
     add("sinkhorn_token_choice", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_bias(c);
+      detail::refuse(c, {});
       SinkhornTopKRouter r;
       r.k = c.k;
       r.renormalize = c.renormalize.value_or(false);
       return detail::with_noise<B>(c, sinkhorn(c, r));
     });
     add("softmax_expert_choice", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_bias(c);
-      detail::refuse_plan_source(c);
+      detail::refuse(c, {.plan = detail::Unusable::no_plan, .renormalize = detail::Unusable::full});
       return detail::with_noise<B>(c, ExpertChoiceRouter{.combine_source = c.combine_source});
     });
     add("sinkhorn_expert_choice", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_bias(c);
+      detail::refuse(c, {.renormalize = detail::Unusable::full});
       return detail::with_noise<B>(c, sinkhorn(c, SinkhornExpertChoiceRouter{}));
     });
     add("sparse_expert_choice", [](const RouterConfig& c) -> AnyRouter<B> {
+      detail::refuse(c, {.noise = clean_plan,
+                         .plan = softmax_alone,
+                         .renormalize = detail::Unusable::full});
       SparseExpertChoiceRouter r;
       r.fill_zero = c.fill_zero;
       r.quadratic = c.quadratic;
       return transport(c, r);
     });
     add("sparse_token_choice", [](const RouterConfig& c) -> AnyRouter<B> {
+      detail::refuse(c, {.noise = clean_plan, .plan = softmax_alone});
       SparseTopKRouter r;
       r.k = c.k;
       r.renormalize = c.renormalize.value_or(false);
       return transport(c, r);
     });
     add("sigmoid_token_choice", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_plan_source(c);
-      if (c.noise != 0)
-        throw_config("moxie::RouterRegistry: router 'sigmoid_token_choice' takes no noise, got ", c.noise);
+      detail::refuse(c, {.noise = "its sigmoid scores are balanced by bias_rate",
+                         .plan = detail::Unusable::no_plan,
+                         .bias_rate = {}});
       const SigmoidTopKRouter r{.k = c.k,
                                 .expert_groups = c.expert_groups,
                                 .top_groups = c.top_groups,
@@ -139,11 +173,11 @@ class RouterRegistry {
       return detail::with_bias(c, r);
     });
     add("hash", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_bias(c);
+      detail::refuse(c, no_logits);
       return HashRouter{.k = c.k};
     });
     add("uniform", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse_bias(c);
+      detail::refuse(c, no_logits);
       return UniformRouter{.k = c.k};
     });
   }
@@ -172,6 +206,12 @@ class RouterRegistry {
   }
 
  private:
+  static constexpr std::string_view clean_plan = "its plan is made of the logits without noise";
+  static constexpr std::string_view softmax_alone = "it weighs by the softmax alone";
+  static constexpr detail::Unusable no_logits{.noise = "it looks at no logits",
+                                              .plan = detail::Unusable::no_plan,
+                                              .renormalize = "its weights are 1 / k"};
+
   struct Entry {
     std::string name;
     Make make;
@@ -187,11 +227,6 @@ class RouterRegistry {
   }
   template <class R>
   static AnyRouter<B> transport(const RouterConfig& c, R r) {
-    detail::refuse_bias(c);
-    if (c.combine_source == CombineSource::plan)
-      throw_config("moxie::RouterRegistry: router '", c.name,
-                   "' weighs by the softmax alone: combine_source is plan, expected softmax_noisy or "
-                   "softmax_clean");
     r.max_iterations = c.iterations;
     r.learning_rate = c.learning_rate;
     if (c.tolerance) r.tolerance = *c.tolerance;
