@@ -31,7 +31,8 @@ class Formatter final : public CLI::Formatter {
 };
 
 template <class T>
-constexpr const char* type_name() {
+constexpr const char* type_name(std::string_view option) {
+  if (option == "data" || option == "out") return "PATH";
   if constexpr (std::same_as<T, std::string>) return "TEXT";
   if constexpr (std::is_floating_point_v<T>) return "NUMBER";
   return "N";
@@ -55,7 +56,7 @@ class OptionFlags {
                     if constexpr (std::same_as<T, bool>) {
                       added = app.add_flag(flag + ",!--no-" + flag.substr(2));
                     } else {
-                      added = app.add_option(flag)->type_name(type_name<T>());
+                      added = app.add_option(flag)->type_name(type_name<T>(name));
                     }
                     added->description(help)->group(group)->default_str(text_of(member));
                     added->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
@@ -127,6 +128,8 @@ CommandLine CommandLine::parse(int argc, char** argv) {
   add_text(eval, "--data", line.data, "PATH", "other images than those it was trained beside");
   add_text(eval, "--threads", threads, "N", "worker threads; 0: all cores")->default_str("0");
   add_text(eval, "--json", line.json, "FILE", "write the figures to this file");
+  add_text(eval, "--routes", line.routes, "FILE",
+           "write the experts and weights of every token, by image, to this file (moxie::save_routes)");
 
   CLI::App* report = app.add_subcommand("report", "write the report of a run again");
   add_text(report, "run", target, "DIR", "the run's folder");
@@ -155,8 +158,11 @@ CommandLine CommandLine::parse(int argc, char** argv) {
     line.command = Command::train;
     TrainRequest& request = line.train;
     if (!config.empty()) request.given = apply_config_file(config, request.options);
-    flags.apply(request.options, request.given);
+    OptionNames typed;
+    flags.apply(request.options, typed);
+    request.given.insert(typed.begin(), typed.end());
     take_router_defaults(request.options, request.given);
+    if (resume.empty()) refuse_idle_flags(request.options, typed);
     if (!request.given.contains("warmup_epochs"))
       request.options.warmup_epochs = std::min(request.options.warmup_epochs, request.options.epochs);
     if (!resume.empty()) request.resume = resume;

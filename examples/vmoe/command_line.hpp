@@ -17,6 +17,7 @@ struct CommandLine {
   std::string data;              ///< eval
   Index threads = 0;             ///< eval
   std::string json;              ///< train, eval: the file for the figures, or empty
+  std::string routes;            ///< eval: the file for the routes, or empty
 
   /// Options come from the flags, else from the configuration file, else they have their defaults.
   /// @throws moxie::config_error naming the argument, with the nearest valid one if it is unknown

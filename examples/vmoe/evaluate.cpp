@@ -46,7 +46,7 @@ void require_fit(const Dataset& data, const CheckpointInfo& info) {
 }  // namespace
 
 nlohmann::json evaluate(const std::filesystem::path& checkpoint, const std::string& data_path,
-                        Index threads) {
+                        Index threads, const std::string& routes) {
   const std::filesystem::path file = newest_checkpoint(checkpoint);
   const CheckpointInfo info = CheckpointInfo::read(file);
   Options options = info.options;
@@ -61,7 +61,15 @@ nlohmann::json evaluate(const std::filesystem::path& checkpoint, const std::stri
   moxie::load_checkpoint(file, model.parameters());
   Evaluator evaluator(model, plan, options.loss == "sigmoid", options.group_images, options.batch);
   Evaluation e;
-  evaluator.run(data.test, info.normalization, e);
+  if (routes.empty()) {
+    evaluator.run(data.test, info.normalization, e);
+  } else {
+    if (model.moe_layers() == 0)
+      moxie::throw_config("vmoe eval: --routes is '", routes, "', but the model has no experts");
+    std::vector<moxie::HostRoutes<float>> recorded;
+    evaluator.run(data.test, info.normalization, e, &recorded);
+    moxie::save_routes(routes, recorded);
+  }
   return {{"checkpoint", file.string()},       {"data", options.data},
           {"images", data.test.count},         {"step", info.step},
           {"loss", json_number(e.loss)},       {"accuracy", e.accuracy},

@@ -9,9 +9,10 @@
 namespace vmoe {
 
 /// Evaluates a checkpoint, or the newest of a run, on the test images of `data` (empty: those it
-/// was trained beside). Writes nothing: the run may be training.
+/// was trained beside). Writes nothing of the run, which may be training; `routes`, unless empty, is
+/// the file for the routes of all test images (moxie::save_routes).
 /// @throws moxie::error
 nlohmann::json evaluate(const std::filesystem::path& checkpoint, const std::string& data,
-                        moxie::Index threads);
+                        moxie::Index threads, const std::string& routes);
 
 }  // namespace vmoe

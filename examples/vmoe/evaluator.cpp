@@ -40,8 +40,27 @@ const std::vector<float>& Evaluator::scores(const std::vector<float>& inputs, In
   return scores_;
 }
 
-void Evaluator::run(const ImageSet& set, const Normalization& normalization, Evaluation& result) {
+/// Those of the last batch, without the images that fill its last group.
+void Evaluator::append_routes(Index images, std::vector<moxie::HostRoutes<float>>& all) {
+  moxie::RouteRecorder<Backend> recorder(model_.parameters().backend());
+  visit(recorder);
+  all.resize(recorder.routes.size());
+  for (std::size_t layer = 0; layer < all.size(); ++layer) {
+    const moxie::HostRoutes<float>& own = recorder.routes[layer];
+    moxie::HostRoutes<float>& to = all[layer];
+    const Index tokens = images * tokens_;
+    const Index size = tokens * own.choices;
+    to.tokens += tokens;
+    to.choices = own.choices;
+    to.choice.insert(to.choice.end(), own.choice.begin(), own.choice.begin() + size);
+    to.weight.insert(to.weight.end(), own.weight.begin(), own.weight.begin() + size);
+  }
+}
+
+void Evaluator::run(const ImageSet& set, const Normalization& normalization, Evaluation& result,
+                    std::vector<moxie::HostRoutes<float>>* routes) {
   result = {};
+  if (routes != nullptr) routes->clear();
   telemetry_.reset();
   Backend& backend = model_.parameters().backend();
   const Batches batches(set, classes_, normalization,
@@ -63,6 +82,7 @@ void Evaluator::run(const ImageSet& set, const Normalization& normalization, Eva
     scores(inputs, images);
     telemetry_.begin_pass();
     visit(telemetry_);
+    if (routes != nullptr) append_routes(images, *routes);
     const moxie::ConstMatrix<Backend> own{scores_.data(), images, classes_};
     const moxie::ConstMatrix<Backend> targets{targets_.data(), images, classes_};
     const moxie::Vector<Backend> losses{losses_.data(), images};

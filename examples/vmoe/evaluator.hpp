@@ -5,6 +5,7 @@
 #include "data/batch.hpp"
 #include "model.hpp"
 #include "moxie/core/memory.hpp"
+#include "moxie/io/routes.hpp"
 #include "moxie/routing/statistics.hpp"
 
 namespace vmoe {
@@ -24,7 +25,10 @@ class Evaluator {
   Evaluator(const Model& model, const ModelPlan& plan, bool sigmoid, Index group_images,
             Index batch);
 
-  void run(const ImageSet& set, const Normalization& normalization, Evaluation& result);
+  /// `routes`, if given, becomes the routes of all tokens of the images, in order, layer by layer.
+  /// @throws moxie::config_error for routes of a router that has no list of choices for each token
+  void run(const ImageSet& set, const Normalization& normalization, Evaluation& result,
+           std::vector<moxie::HostRoutes<float>>* routes = nullptr);
 
   /// Scores [images, classes] of one batch given as inputs; leaves its routes in the tape for
   /// `visit`.
@@ -32,6 +36,8 @@ class Evaluator {
   void visit(moxie::RoutingVisitor<Backend>& visitor) { model_.visit_routing(tape_, visitor); }
 
  private:
+  void append_routes(Index images, std::vector<moxie::HostRoutes<float>>& all);
+
   const Model& model_;
   Index tokens_, channels_, group_, batch_, classes_;
   bool sigmoid_;

@@ -1,8 +1,10 @@
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <new>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <system_error>
 
 #include "command_line.hpp"
 #include "evaluate.hpp"
@@ -42,9 +44,13 @@ int run(const vmoe::CommandLine& line) {
     }
     case Command::eval:
       check_result_file(line.json);
-      result = vmoe::evaluate(line.target, line.data, line.threads);
+      check_result_file(line.routes);
+      result = vmoe::evaluate(line.target, line.data, line.threads, line.routes);
       write_result(line.json, result);
       std::printf("%s\n", result.dump(2).c_str());
+      if (std::fflush(stdout) != 0)
+        moxie::throw_io("vmoe: cannot write the figures to standard output: ",
+                        std::generic_category().message(errno));
       break;
     case Command::report:
       vmoe::write_report(line.target);

@@ -66,7 +66,8 @@ double layer_flops(const moxie::VitConfig& vit, const Options& options, Index de
     double hidden = static_cast<double>(vit.hidden);
     if (vit.is_moe(block)) {
       hidden = static_cast<double>(dense_hidden);
-      if (!options.dense) flops += 2 * t * d * static_cast<double>(options.experts);
+      const Index scored = options.experts + (options.residual ? 2 : 0);
+      if (!options.dense) flops += 2 * t * d * static_cast<double>(scored);
     }
     flops += 2 * t * 2 * d * hidden;
   }

@@ -25,6 +25,9 @@ std::vector<moxie::RegularizerChoice> losses_of(const std::string& text) {
         moxie::throw_config("vmoe: losses has '", item, "', expected NAME or NAME=WEIGHT");
       choice.weight = weight;
     }
+    if (needs_pairs(choice.name))
+      moxie::throw_config("vmoe: losses has '", choice.name,
+                          "', which compares two views of an image; vmoe trains on one");
     out.push_back(std::move(choice));
     begin = end + 1;
   }
@@ -59,19 +62,27 @@ moxie::MoeConfig moe_config(const Options& o, const moxie::VitConfig& vit) {
   c.router.bias_rate = o.bias_rate;
   c.router.gate = o.gate;
   c.router.jitter = o.jitter;
-  c.capacity.rule = o.capacity;
-  c.capacity.factor = o.capacity_factor;
   const bool rounded = o.capacity == "ceil" || o.capacity == "round" || o.capacity == "floor";
-  c.capacity.multiple_of = rounded ? o.capacity_multiple : 1;
-  c.capacity.slots = o.slots;
+  if (o.slots != 0) {
+    c.capacity.slots = o.slots;
+  } else {
+    c.capacity.rule = o.capacity;
+    if (o.capacity != "dropless") c.capacity.factor = o.capacity_factor;
+    if (rounded) c.capacity.multiple_of = o.capacity_multiple;
+  }
   if (o.eval_capacity_factor > 0) {
+    c.capacity.eval_rule = o.capacity;
     c.capacity.eval_factor = o.eval_capacity_factor;
+    if (rounded) c.capacity.multiple_of = o.capacity_multiple;
   } else if (family_of(o) == RouterFamily::token_choice) {
     c.capacity.eval_rule = "dropless";
   }
   c.capacity.priority = o.priority;
+  c.capacity.eval_priority = o.eval_priority;
   c.capacity.overflow = o.overflow;
   c.expert = {.kind = o.expert, .hidden = vit.hidden, .same_experts = o.same_experts};
+  if (o.shared_hidden != 0) c.shared = {.number = 1, .hidden = o.shared_hidden};
+  c.residual = o.residual;
   c.regularizers = losses_of(o.losses);
   if (o.importance > 0)
     c.regularizers.push_back({.name = std::string(moxie::Importance::name), .weight = o.importance});

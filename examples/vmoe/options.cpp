@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "moxie/core/error.hpp"
+#include "moxie/runtime/any_regularizers.hpp"
 #include "moxie/runtime/unknown_name.hpp"
 
 namespace vmoe {
@@ -64,6 +65,18 @@ void require(bool holds, const char* name, const auto& value, const char* expect
 }
 
 }  // namespace
+
+bool needs_pairs(std::string_view loss) { return loss.starts_with("pairwise_"); }
+
+const char* losses_help() {
+  static const std::string text = [] {
+    std::string names;
+    for (const std::string_view name : moxie::regularizer_names)
+      if (!needs_pairs(name)) names += (names.empty() ? "" : ", ") + std::string(name);
+    return "further losses, NAME or NAME=WEIGHT with commas between them: " + names;
+  }();
+  return text.c_str();
+}
 
 json to_json(const Options& options) {
   json out = json::object();
@@ -167,6 +180,9 @@ void check(const Options& o) {
   require(o.importance >= 0, "importance", o.importance, ">= 0");
   require(o.load >= 0, "load", o.load, ">= 0");
   require(o.eval_capacity_factor >= 0, "eval_capacity_factor", o.eval_capacity_factor, ">= 0");
+  require(o.shared_hidden >= 0, "shared_hidden", o.shared_hidden, ">= 0");
+  require(!o.residual || o.shared_hidden == 0, "shared_hidden", o.shared_hidden,
+          "0 beside residual: both are a perceptron beside the experts");
   require(o.optimizer == "adamw" || o.optimizer == "sgd", "optimizer", "'" + o.optimizer + "'",
           "adamw or sgd");
   require(o.loss == "softmax" || o.loss == "sigmoid", "loss", "'" + o.loss + "'",

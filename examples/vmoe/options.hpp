@@ -54,6 +54,7 @@ struct Options {
   double eval_capacity_factor = 0;
   Index capacity_multiple = 4;
   std::string priority = "first";
+  std::string eval_priority;
   std::string overflow = "drop";
   Index group_images = 8;
   double importance = 0.005;
@@ -61,6 +62,8 @@ struct Options {
   std::string losses;
   std::string expert = "mlp";
   bool same_experts = false;
+  Index shared_hidden = 0;
+  bool residual = false;
   // training
   double epochs = 30;
   Index batch = 128;
@@ -93,6 +96,11 @@ struct Options {
 
   friend bool operator==(const Options&, const Options&) = default;
 };
+
+/// Whether a loss compares tokens of two views of an image, of which the trainer makes one.
+bool needs_pairs(std::string_view loss);
+/// The help of the option `losses`: all that there are by name, but for those.
+const char* losses_help();
 
 /// Calls f(group, name, member, help) for each option, in the order of the help text. Options of
 /// the group `running` do not change the result of a run; a resumed run may have others.
@@ -131,8 +139,10 @@ void visit_options(O& o, const F& f) {
   f("experts", "iterations", o.iterations, "of Sinkhorn and sparse routers");
   f("experts", "plan_at_eval", o.plan_at_eval, "of Sinkhorn: a plan in evaluation, too");
   f("experts", "fill_zero", o.fill_zero, "of sparse_expert_choice: fill slots the plan leaves empty");
-  f("experts", "expert_groups", o.expert_groups, "of sigmoid_token_choice: blocks of experts ...");
-  f("experts", "top_groups", o.top_groups, "... of which so many are searched");
+  f("experts", "expert_groups", o.expert_groups,
+    "sigmoid_token_choice divides the experts into so many groups");
+  f("experts", "top_groups", o.top_groups,
+    "sigmoid_token_choice takes a token's experts from its so many best groups");
   f("experts", "bias_rate", o.bias_rate,
     "loss-free balancing of softmax_ and sigmoid_token_choice: step of the bias; 0: none");
   f("experts", "gate", o.gate, "linear, cosine");
@@ -142,12 +152,15 @@ void visit_options(O& o, const F& f) {
   f("experts", "capacity_factor", o.capacity_factor,
     "slots of an expert in training, relative to balance; where experts choose or slots are soft the "
     "default is k");
-  f("experts", "slots", o.slots, "slots of an expert, whatever rule and factor say; 0: by the rule");
+  f("experts", "slots", o.slots,
+    "slots of an expert, instead of --capacity-factor; 0: by the capacity's rule");
   f("experts", "eval_capacity_factor", o.eval_capacity_factor,
     "the same in evaluation; 0: nothing is dropped; where experts choose, as in training");
   f("experts", "capacity_multiple", o.capacity_multiple, "round capacity up to a multiple; default 1 for soft");
   f("experts", "priority", o.priority,
     "who gets the slots: first (lower token), bpr (larger gate), sum (of the gates), random");
+  f("experts", "eval_priority", o.eval_priority,
+    "who gets them in evaluation; default: as in training");
   f("experts", "overflow", o.overflow, "tokens without a slot: drop, next_choice, identity");
   f("experts", "group_images", o.group_images,
     "images whose tokens share one capacity; divides the batch; default 1 where experts choose or slots "
@@ -156,9 +169,13 @@ void visit_options(O& o, const F& f) {
     "weight of the importance loss; default 0 but for softmax_token_choice");
   f("experts", "load", o.load,
     "weight of the load loss (needs noise); default 0 but for softmax_token_choice");
-  f("experts", "losses", o.losses, "further losses: NAME=WEIGHT,...; router_z, switch_balance, ...");
+  f("experts", "losses", o.losses, losses_help());
   f("experts", "expert", o.expert, "mlp, swiglu, geglu");
   f("experts", "same_experts", o.same_experts, "all experts of a layer start alike, as in V-MoE");
+  f("experts", "shared_hidden", o.shared_hidden,
+    "hidden units of a shared expert, which every token goes through beside its own; 0: none");
+  f("experts", "residual", o.residual,
+    "mix the experts with a perceptron as wide as one, in learned shares (Residual-MoE)");
   f("training", "epochs", o.epochs, "passes over the training images; need not be whole");
   f("training", "batch", o.batch, "images of a step");
   f("training", "optimizer", o.optimizer, "adamw, sgd");

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "moxie/core/error.hpp"
+
 namespace vmoe {
 
 RouterFamily family_of(const Options& o) {
@@ -16,7 +18,8 @@ double active_experts(const Options& o) {
 
 Index twin_hidden(const Options& o, Index expert_hidden) {
   const double products = o.expert == "mlp" ? 2 : 3;  // a gated expert has one more of the same size
-  return std::lround(active_experts(o) * static_cast<double>(expert_hidden) * products / 2);
+  const Index beside = o.shared_hidden + (o.residual ? expert_hidden : 0);
+  return std::lround(active_experts(o) * static_cast<double>(expert_hidden) * products / 2) + beside;
 }
 
 void take_router_defaults(Options& o, const OptionNames& given) {
@@ -40,6 +43,21 @@ void take_router_defaults(Options& o, const OptionNames& given) {
     set("capacity", o.capacity, std::string("round"));
     set("capacity_multiple", o.capacity_multiple, Index{1});
   }
+}
+
+void refuse_idle_flags(const Options& o, const OptionNames& flags) {
+  const auto refuse = [&](bool idle, const char* name, const auto& value, const char* why) {
+    if (idle && flags.contains(name))
+      moxie::throw_config("vmoe: ", flag_of(name), " is ", value, ", but ", why,
+                          "; expected one of the two flags");
+  };
+  refuse(flags.contains("slots") && o.slots != 0, "capacity_factor", o.capacity_factor,
+         "--slots gives the slots of an expert");
+  refuse(o.capacity == "dropless", "capacity_factor", o.capacity_factor,
+         "--capacity dropless has no factor");
+  const bool sized = flags.contains("capacity_factor") || (flags.contains("slots") && o.slots != 0);
+  refuse(family_of(o) == RouterFamily::expert_choice && sized, "k", o.k,
+         "where experts choose, k is the default of --capacity-factor only, and the slots are given");
 }
 
 }  // namespace vmoe

@@ -7,6 +7,7 @@
 #include "io/folder.hpp"
 #include "moxie/core/error.hpp"
 #include "program.hpp"
+#include "support/skip.hpp"
 #include "vmoe/run_directory.hpp"
 
 using namespace cli;
@@ -24,18 +25,26 @@ TEST_CASE("an output folder that cannot be written is an error that names it") {
         Containing("cannot make the output folder '" + (folder / "file" / "run").string()));
   CHECK(beneath_file.err == Containing("Not a directory"));
 
-  fs::create_directory(folder / "locked");
-  fs::permissions(folder / "locked", fs::perms::owner_read | fs::perms::owner_exec);
-  const Ending locked = run(train(data, folder / "locked" / "run"));
-  if (locked.code != 0) {  // the superuser may write anywhere
-    CHECK(locked.code == 1);
-    CHECK(locked.err == Containing("Permission denied"));
-  }
   const Ending figures =
       run(train(data, folder / "run") + Arguments{"--json", folder / "no" / "f.json"});
   CHECK(figures.code == 1);
   CHECK(figures.err == Containing("f.json': cannot create a file beside it: No such file"));
   CHECK_FALSE(fs::exists(folder / "run"));  // known before the work, not after
+}
+
+TEST_CASE("a folder in which nobody may write is an error that names it") {
+  if (!can_be_ordinary()) MOXIE_SKIP("the superuser's rights over files cannot be given up here");
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  fs::create_directory(folder / "locked");
+  fs::permissions(folder / "locked", fs::perms::owner_read | fs::perms::owner_exec);
+  const Ending locked = run(train(data, folder / "locked" / "run"), {.ordinary = true});
+  CHECK(locked.code == 1);
+  CHECK(locked.err == Containing("cannot make the output folder '" +
+                                 (folder / "locked" / "run").string()));
+  CHECK(locked.err == Containing("Permission denied"));
+  CHECK(fs::is_empty(folder / "locked"));
+  fs::permissions(folder / "locked", fs::perms::owner_all);
 }
 
 TEST_CASE("a folder that holds a run is not trained into again") {
@@ -69,6 +78,22 @@ TEST_CASE("a full disk is an error that leaves nothing half-written") {
   REQUIRE_MESSAGE(resumed.code == 0, resumed.err);
   REQUIRE(run(train(data, folder / "whole")).code == 0);
   CHECK(tensors(newest_checkpoint(out)) == tensors(newest_checkpoint(folder / "whole")));
+}
+
+TEST_CASE("a device that is full takes no figures, and says so") {
+  if (!fs::is_character_file("/dev/full")) MOXIE_SKIP("there is no /dev/full here");
+  const TemporaryFolder folder;
+  const auto out = folder / "run";
+  REQUIRE(run(train(write_images(folder / "data"), out)).code == 0);
+  const Ending printed = run({"eval", out}, {.output = "/dev/full"});
+  CHECK(printed.code == 1);
+  CHECK(printed.err ==
+        Containing("cannot write the figures to standard output: No space left on device"));
+  // Figures take a file's place in one step, which a device's place is not for.
+  const Ending replaced = run({"eval", out, "--json", "/dev/full"});
+  CHECK(replaced.code == 1);
+  CHECK(replaced.err == Containing("'/dev/full' is not a regular file"));
+  CHECK(fs::is_character_file("/dev/full"));
 }
 
 TEST_CASE("a line of metrics that finds no room is not there at all") {

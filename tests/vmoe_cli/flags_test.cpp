@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include "moxie/runtime/any_regularizers.hpp"
 #include "program.hpp"
 #include "vmoe/options.hpp"
 
@@ -38,6 +39,11 @@ TEST_CASE("help lists every option with its default and goes to standard output"
   CHECK(ending.out == Containing("--batch N (" + std::to_string(defaults.batch) + ")"));
   CHECK(ending.out == Containing(std::string("--[no-]flip (") + (defaults.flip ? "on" : "off")));
   CHECK(ending.out == Containing("--config FILE"));
+  CHECK(ending.out == Containing("--data PATH "));
+  CHECK(ending.out == Containing("--out PATH ("));
+  for (const std::string_view loss : moxie::regularizer_names)
+    CHECK((std::string(vmoe::losses_help()) == Containing(std::string(loss))) !=
+          loss.starts_with("pairwise_"));
 
   const Ending all = run({"--help"});
   CHECK(all.code == 0);

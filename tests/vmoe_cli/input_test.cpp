@@ -34,9 +34,11 @@ TEST_CASE("missing and empty data are refused by path") {
   refuse(folder, folder / "none", failed, (folder / "none").string(),
          "nothing is there, expected a directory or an archive");
   fs::create_directory(folder / "empty");
-  refuse(folder, folder / "empty", failed, (folder / "empty").string(), "expected");
+  refuse(folder, folder / "empty", failed, (folder / "empty").string(),
+         "unknown format, 0 files in this directory; expected <split>/<class>/");
   std::ofstream(folder / "void.tar");
-  refuse(folder, folder / "void.tar", failed, "void.tar", "expected");
+  refuse(folder, folder / "void.tar", failed, "void.tar",
+         ": the file is empty, expected a directory or an archive");
 }
 
 TEST_CASE("damaged images and archives are refused by file") {
@@ -45,12 +47,16 @@ TEST_CASE("damaged images and archives are refused by file") {
   cut(data / "train" / "dog" / "3.png");
   refuse(folder, data, failed, "3.png", "truncated");
   std::ofstream(data / "train" / "dog" / "3.png") << "this is no picture";
-  refuse(folder, data, failed, "3.png", "expected");
-  for (const char* format : {"tar", "tar.gz", "tar.xz", "zip"}) {
+  refuse(folder, data, failed, "3.png", ": neither PNG nor JPEG (starts with ");
+  for (const auto& [format, what] :
+       {std::pair{"tar", "truncated or corrupt archive ("},
+        {"tar.gz", "images.tar.gz: truncated gzip data, "},
+        {"tar.xz", "images.tar.xz: truncated or corrupt xz data ("},
+        {"zip", "images.zip: truncated or corrupt archive ("}}) {
     const std::string name = std::string("images.") + format;
     fixtures::write_archive(folder / name, format, fixtures::small_image_folder("top"));
     cut(folder / name);
-    refuse(folder, folder / name, failed, name, "");
+    refuse(folder, folder / name, failed, name, what);
   }
 }
 
@@ -67,20 +73,24 @@ TEST_CASE("labels out of range and cut binary files are refused by file") {
   const fs::path cifar = folder / "cifar";
   fixtures::write_file(cifar / "test_batch.bin", fixtures::cifar({{0}, {1}}, 1));
   fixtures::write_file(cifar / "data_batch_1.bin", fixtures::cifar({{3}, {10}}, 1));
-  refuse(folder, cifar, failed, "data_batch_1.bin", "10");
+  refuse(folder, cifar, failed, "data_batch_1.bin",
+         ": image 1 has label 10, expected 0 to 9");
   fixtures::write_file(cifar / "data_batch_1.bin", fixtures::cifar({{3}, {9}}, 1));
   cut(cifar / "data_batch_1.bin");
   fs::resize_file(cifar / "data_batch_1.bin", 3073 + 5);
-  refuse(folder, cifar, failed, "data_batch_1.bin", "3073");
+  refuse(folder, cifar, failed, "data_batch_1.bin",
+         ": truncated or corrupt, 3078 bytes came, expected a multiple of 3073");
 
   const fs::path idx = folder / "idx";
   fixtures::write_file(idx / "train-images-idx3-ubyte", fixtures::idx({4, 8, 8}, Bytes(256, 1)));
   fixtures::write_file(idx / "train-labels-idx1-ubyte", fixtures::idx({4}, {0, 1, 0, 1}));
   cut(idx / "train-images-idx3-ubyte");
-  refuse(folder, idx, failed, "train-images-idx3-ubyte", "expected");
+  refuse(folder, idx, failed, "train-images-idx3-ubyte",
+         ": truncated or corrupt IDX file, 120 bytes of data came, expected 256");
   fixtures::write_file(idx / "train-images-idx3-ubyte", fixtures::idx({4, 8, 8}, Bytes(256, 1)));
   fixtures::write_file(idx / "train-labels-idx1-ubyte", fixtures::idx({3}, {0, 1, 0}));
-  refuse(folder, idx, failed, "train-labels-idx1-ubyte", "expected");
+  refuse(folder, idx, failed, "train-labels-idx1-ubyte",
+         ": 3 labels came, expected 4, one for each image of ");
 }
 
 TEST_CASE(

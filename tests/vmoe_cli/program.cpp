@@ -5,6 +5,9 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#if defined(__linux__)
+#include <sys/prctl.h>
+#endif
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -14,6 +17,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "io/folder.hpp"
 #include "moxie/io/safetensors.hpp"
 
 namespace cli {
@@ -36,11 +40,22 @@ std::pair<int, int> open_terminal(int columns) {
   return {ours, other};
 }
 
+/// Gives up the superuser's right to pass over those of files, in the programs it runs as well.
+bool become_ordinary() {
+#if defined(__linux__)
+  constexpr unsigned long dac_override = 1;  // CAP_DAC_OVERRIDE of linux/capability.h
+  return ::geteuid() != 0 || ::prctl(PR_CAPBSET_DROP, dac_override, 0UL, 0UL, 0UL) == 0;
+#else
+  return ::geteuid() != 0;
+#endif
+}
+
 /// In the child, between fork and exec.
 [[noreturn]] void become(const std::vector<char*>& arguments, const Setting& setting,
                          const std::string& out, const std::string& err, int terminal) {
+  const std::string& to = setting.output.empty() ? out : setting.output;
   const int output =
-      terminal >= 0 ? terminal : ::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+      terminal >= 0 ? terminal : ::open(to.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   const int error = ::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
   ::dup2(output, STDOUT_FILENO);
   ::dup2(error, STDERR_FILENO);
@@ -50,6 +65,7 @@ std::pair<int, int> open_terminal(int columns) {
     const ::rlimit limit{bytes, bytes};
     ready = ready && ::setrlimit(RLIMIT_FSIZE, &limit) == 0;
   }
+  if (setting.ordinary) ready = ready && become_ordinary();
   if (ready) ::execv(arguments.front(), arguments.data());
   ::_exit(127);
 }
@@ -105,6 +121,10 @@ Ending Process::end() {
   if (terminal_ < 0) ending.out = read_file(files_ / "out");
   ending.err = read_file(files_ / "err");
   return ending;
+}
+
+bool can_be_ordinary() {
+  return moxie::test::in_child([] { return become_ordinary() ? 0 : 1; }) == 0;
 }
 
 Ending run(const Arguments& arguments, const Setting& setting) {

@@ -27,7 +27,12 @@ struct Setting {
   bool terminal = false;           ///< standard output is one, of `columns`
   int columns = 160;
   long long largest_file = 0;  ///< bytes (RLIMIT_FSIZE); 0: no limit
+  bool ordinary = false;       ///< a superuser gives up writing where the rights forbid it
+  std::string output{};        ///< file of standard output; empty: the Ending's `out`
 };
+
+/// Whether Setting::ordinary can be had.
+bool can_be_ordinary();
 
 /// A running process; killed if it is still there at the end.
 class Process {

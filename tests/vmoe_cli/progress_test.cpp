@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 
 #include <chrono>
+#include <cmath>
+#include <cstdio>
 #include <sstream>
 #include <thread>
 
@@ -111,4 +113,41 @@ TEST_CASE("a pause is not counted as training") {
   }
   CHECK(watch.seconds() >= 5);
   CHECK(watch.seconds() < 5.25);
+}
+
+TEST_CASE("a run ends with the load of each expert, the accuracy and the share that was dropped") {
+  const TemporaryFolder folder;
+  const auto out = folder / "run";
+  const Ending ending = run(train(write_images(folder / "data"), out) +
+                            Arguments{"--moe", "every-1", "--eval-capacity-factor", "0.8"});
+  REQUIRE_MESSAGE(ending.code == 0, ending.err);
+  const auto last = metrics(out).back();
+  REQUIRE(last.at("layers").size() == 2);
+  for (const auto& layer : last.at("layers")) {
+    const std::string begin =
+        "\nblock " + layer.at("block").dump() + ": load of the experts in %:";
+    const std::size_t at = ending.out.find(begin);
+    REQUIRE(at != std::string::npos);
+    std::istringstream line(ending.out.substr(at + begin.size()));
+    double sum = 0;
+    for (const auto& share : layer.at("load")) {
+      double shown = -1;
+      REQUIRE(static_cast<bool>(line >> shown));
+      CHECK(std::abs(shown - 100 * share.get<double>()) <= 0.051);  // of one digit
+      sum += shown;
+    }
+    CHECK(layer.at("load").size() == 4);
+    CHECK(std::abs(sum - 100) <= 0.21);
+    char dropped[48];
+    std::snprintf(dropped, sizeof dropped, "; dropped %.2f %%",
+                  100 * layer.at("dropped").get<double>());
+    std::string rest;
+    std::getline(line, rest);
+    CHECK(rest == dropped);
+  }
+  CHECK(last.at("dropped") > 0);
+  char figures[96];
+  std::snprintf(figures, sizeof figures, "\ntest accuracy %.2f %%, dropped %.2f %%, trained ",
+                100 * last.at("accuracy").get<double>(), 100 * last.at("dropped").get<double>());
+  CHECK(ending.out == Containing(figures));
 }

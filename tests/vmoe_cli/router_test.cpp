@@ -119,9 +119,88 @@ TEST_CASE("a combination that makes no sense says why") {
   CHECK(refused({"--combine", "plan"}) == Containing("makes no plan"));
   CHECK(refused({"--losses", "router_z=much"}) ==
         Containing("losses has 'router_z=much', expected NAME or NAME=WEIGHT"));
+  CHECK(refused({"--losses", "pairwise_l2=0.1"}) ==
+        Containing("losses has 'pairwise_l2', which compares two views of an image"));
   CHECK(refused({"--losses", "zloss"}) == Containing("there is no regularizer 'zloss'"));
   CHECK(refused({"--router", "sinkhorn_token_choice", "--bias-rate", "0.1"}) ==
         Containing("cannot use bias_rate"));
   CHECK(refused({"--gate", "quadratic"}) == Containing("there is no gate 'quadratic'"));
+  CHECK(refused({"--router", "hash", "--noise", "1"}) ==
+        Containing("router 'hash' cannot use noise 1 (it looks at no logits): expected 0"));
+  CHECK(refused({"--router", "uniform", "--renormalize"}) ==
+        Containing("router 'uniform' cannot use renormalize true"));
+  CHECK(refused({"--eval-priority", "bpt"}) ==
+        Containing("there is no priority 'bpt' (did you mean 'bpr'?)"));
+  CHECK(refused({"--slots", "-3"}) == Containing("slots is -3, expected >= 1"));
+  CHECK(refused({"--capacity", "dropless", "--eval-capacity-factor", "2"}) ==
+        Containing("eval_factor is 2 beside eval_rule 'dropless'"));
+  CHECK(refused({"--residual", "--shared-hidden", "8"}) ==
+        Containing("shared_hidden is 8, expected 0 beside residual"));
   CHECK(refused({"--overflow", "wait"}) == Containing("there is no overflow policy 'wait'"));
+}
+
+TEST_CASE("a flag that another leaves without effect is refused, but not the same run's file") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const auto refused = [&](const Arguments& more) {
+    const Ending ending = run(train(data, folder / "runs" / "run") + more);
+    CHECK(ending.code == 2);
+    CHECK_FALSE(std::filesystem::exists(folder / "runs"));
+    return ending.err;
+  };
+  CHECK(refused({"--slots", "3", "--capacity-factor", "1.5"}) ==
+        Containing("--capacity-factor is 1.5, but --slots gives the slots of an expert; expected "
+                   "one of the two flags"));
+  CHECK(refused({"--capacity", "dropless", "--capacity-factor", "1.5"}) ==
+        Containing("--capacity-factor is 1.5, but --capacity dropless has no factor"));
+  for (const char* sized : {"--capacity-factor", "--slots"})
+    CHECK(refused({"--router", "softmax_expert_choice", sized, "2"}) ==  // train() gives --k 2
+          Containing("--k is 2, but where experts choose, k is the default of --capacity-factor "
+                     "only"));
+  // All options stand in a run's configuration, also those that had no effect.
+  must_run(train(data, folder / "first") + Arguments{"--slots", "3"});
+  must_run({"train", "--config", folder / "first" / "config.json", "--out", folder / "second"});
+  CHECK(tensors(newest_checkpoint(folder / "first")) ==
+        tensors(newest_checkpoint(folder / "second")));
+}
+
+TEST_CASE("evaluation has its own priority") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  // Few slots, so that it matters who is served first.
+  const Arguments few = {"--eval-capacity-factor", "0.3", "--capacity-multiple", "1"};
+  must_run(train(data, folder / "first") + few);
+  must_run(train(data, folder / "best") + few + Arguments{"--eval-priority", "bpr"});
+  CHECK(tensors(newest_checkpoint(folder / "first")) == tensors(newest_checkpoint(folder / "best")));
+  const json first = metrics(folder / "first").back(), best = metrics(folder / "best").back();
+  CHECK(first.at("dropped") == best.at("dropped"));
+  CHECK(first.at("loss") != best.at("loss"));
+}
+
+TEST_CASE("a shared expert and a residual perceptron train beside the experts and count in the twin") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const auto has = [&](const char* name, const char* part) {
+    const auto all = tensors(newest_checkpoint(folder / name));
+    return std::any_of(all.begin(), all.end(), [&](const auto& t) {
+      return t.first.find(part) != std::string::npos;
+    });
+  };
+  const auto model = [&](const char* name) {
+    return read_json(folder / name / "config.json").at("model");
+  };
+  must_run(train(data, folder / "shared") + Arguments{"--shared-hidden", "10"});
+  CHECK(has("shared", "Moe/Shared/Dense_0/kernel"));
+  must_run(train(data, folder / "residual") + Arguments{"--residual"});
+  CHECK(has("residual", "Moe/coefficient/kernel"));
+  CHECK(has("residual", "Moe/Residual/Dense_1/kernel"));
+  must_run(train(data, folder / "dense") + Arguments{"--dense", "--shared-hidden", "10"});
+  CHECK(model("dense").at("dense_hidden") == 32 + 10);  // K = 2 experts of 16 and the shared one
+  must_run(train(data, folder / "plain"));
+  const auto flops = [&](const char* name) {
+    return model(name).at("active_flops_per_image").get<double>();
+  };
+  const double rows = 2 * model("plain").at("tokens").get<double>() * 16;  // 2 FLOPs, width 16
+  CHECK(flops("shared") == flops("plain") + rows * 2 * 10);
+  CHECK(flops("residual") == flops("plain") + rows * (2 * 16 + 2));  // and two coefficients
 }
