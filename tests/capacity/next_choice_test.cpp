@@ -21,7 +21,7 @@ namespace {
 const WithOverflow one_slot{NextChoice{}, FixedCapacity{1}};
 }
 
-TEST_CASE_TEMPLATE("a router that ranks nothing: the next expert is the first that is not listed", B,
+TEST_CASE_TEMPLATE("a router that ranks nothing: the next expert is the first not listed", B,
                    MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
   SparseFixture<B> f(backend, {.tokens = 3, .experts = 3, .choices = 1, .capacity = 1});

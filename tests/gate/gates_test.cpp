@@ -169,7 +169,8 @@ TEST_CASE("gates refuse hyper-parameters that make no sense") {
                        "moxie::CosineGate: projection is 0, expected >= 1", config_error);
   CHECK_THROWS_WITH_AS(
       make(backend, CosineGate{.temperature = 0}),
-      "moxie::CosineGate: temperature is 0, expected at least 0.01 (1 / most_scale) and at most 1e30",
+      "moxie::CosineGate: temperature is 0, expected at least 0.01 (1 / most_scale) and at most "
+      "1e30",
       config_error);
   CHECK_THROWS_WITH_AS(make(backend, CosineGate{.most_scale = 0}),
                        "moxie::CosineGate: most_scale is 0, expected > 0 and at most 1e30",
@@ -180,7 +181,8 @@ TEST_CASE("gates refuse hyper-parameters that make no sense") {
                        config_error);
   CHECK_THROWS_WITH_AS(
       make(backend, CosineGate{.temperature = infinity}),
-      "moxie::CosineGate: temperature is inf, expected at least 0.01 (1 / most_scale) and at most 1e30",
+      "moxie::CosineGate: temperature is inf, expected at least 0.01 (1 / most_scale) and at most "
+      "1e30",
       config_error);
   CHECK_THROWS_WITH_AS(make(backend, WithJitter{InputJitter{.epsilon = 1}, LinearGate{}}),
                        "moxie::InputJitter: epsilon is 1, expected at least 0 and below 1",

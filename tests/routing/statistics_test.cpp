@@ -166,11 +166,7 @@ TEST_CASE_TEMPLATE("the marginal error is that of the marginal which a plan does
                    MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
   const auto worst = [&](const auto& router, Index capacity, Mode mode, bool tokens) {
-    RoutingShape s{.tokens = 8,
-                   .experts = 2,
-                   .choices = 1,
-                   .group = 4,
-                   .capacity = capacity};
+    RoutingShape s{.tokens = 8, .experts = 2, .choices = 1, .group = 4, .capacity = capacity};
     s.assignments = router.assignments(s);
     testing::SparseFixture<B> f(backend, s, routing_traits(router, backend, s));
     f.set_mode(mode);
@@ -186,8 +182,10 @@ TEST_CASE_TEMPLATE("the marginal error is that of the marginal which a plan does
       };
       for (std::size_t t = 0; tokens && t < 4; ++t)
         most = std::fmax(most, std::fabs(entry(t, 0) + entry(t, 1) - 1));
-      for (std::size_t e = 0; !tokens && e < 2; ++e)
-        most = std::fmax(most, std::fabs(entry(0, e) + entry(1, e) + entry(2, e) + entry(3, e) - 2) / 2);
+      for (std::size_t e = 0; !tokens && e < 2; ++e) {
+        const double load = entry(0, e) + entry(1, e) + entry(2, e) + entry(3, e);
+        most = std::fmax(most, std::fabs(load - 2) / 2);
+      }
       sum += most / 2;
     }
     return std::pair{of(backend, f).marginal_error, sum};
@@ -222,8 +220,8 @@ TEST_CASE_TEMPLATE("telemetry refuses a layer with other experts than before", B
   telemetry.begin_pass();
   telemetry.sparse(large.routing);
   CHECK(test::message_of<config_error>([&] { telemetry.sparse(large.routing); }) ==
-        "moxie::RoutingTelemetry: MoE layer 1 of the pass has 64 experts, expected 2 as before (each "
-        "model needs telemetry of its own)");
+        "moxie::RoutingTelemetry: MoE layer 1 of the pass has 64 experts, expected 2 as before "
+        "(each model needs telemetry of its own)");
   CHECK(telemetry.read().size() == 2);
   CHECK(telemetry.read()[0].tokens == 2);
   CHECK(telemetry.read()[1].selected == std::vector<double>{0, 1});

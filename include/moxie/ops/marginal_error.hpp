@@ -61,13 +61,13 @@ struct WorstMarginal {
 };
 }  // namespace detail
 
-/// How far a transport plan is from its marginals: error[g] = the largest of |sum over the group's tokens of plan_se - b| / b
-/// over experts e, b = unmasked tokens / E, and of |sum over experts of plan_se - 1| over unmasked tokens s; 0 for a group
-/// without tokens. One of the two is rounding where a plan keeps that marginal exactly: of Sinkhorn's and of sparse token
-/// choice's it is the tokens', so the error is that of balanced loads; of sparse expert choice's it is the experts'.
+/// How far a transport plan is from its marginals: error[g] = the largest of |sum over the group's tokens of plan_se - b|
+/// / b over experts e, b = unmasked tokens / E, and of |sum over experts of plan_se - 1| over unmasked tokens s; 0 for a
+/// group without tokens. One of the two is rounding where a plan keeps that marginal exactly: of Sinkhorn's and of sparse
+/// token choice's it is the tokens', so the error is that of balanced loads; of sparse expert choice's the experts'.
 ///
-/// plan: [T, E], rows of masked tokens 0; mask: [T] or empty; load: [G, E], left with the column sums; gap: [T], left with
-/// the tokens' errors, 0 for masked ones; error: [G]. Does not block.
+/// plan: [T, E], rows of masked tokens 0; mask: [T] or empty; load: [G, E], left with the column sums; gap: [T], left
+/// with the tokens' errors, 0 for masked ones; error: [G]. Does not block.
 struct MarginalError {
   template <Backend B>
   void operator()(B& b, ConstMatrix<B> plan, ConstIntVector<B> mask, Index group, Matrix<B> load,

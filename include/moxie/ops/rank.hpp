@@ -6,7 +6,8 @@
 /// Ranks of the columns of a row: the larger score first, of equal ones the lower column.
 namespace moxie::detail {
 
-/// Whether score `a` of column i ranks above score `b` of column j: 1 or 0, without a branch, since nobody can predict it.
+/// Whether score `a` of column i ranks above score `b` of column j: 1 or 0, without a branch, since nobody can predict
+/// it.
 template <class T>
 MOXIE_HD MOXIE_INLINE int ranks_above(T a, Index i, T b, Index j) {
   return static_cast<int>(a > b) | (static_cast<int>(a == b) & static_cast<int>(i < j));

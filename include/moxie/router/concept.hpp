@@ -20,7 +20,7 @@
 ///   bool ragged() const;                          experts choose: `select` fills rows and ragged lists itself,
 ///                                                 min(capacity, S) slots an expert and group, and nothing overflows
 ///   bool plans() const;                           selection ranks by r.plan
-///   static constexpr bool ranks_logits = true;    without a bias, each token's experts are the largest of r.noisy_logits,
+///   static constexpr bool ranks_logits = true;    without a bias, a token's experts are its largest r.noisy_logits,
 ///                                                 whatever other tokens have (WithBlocks asks for it)
 ///   double bias_rate() const;                     > 0: the layer keeps a bias for selection (r.bias), moved after each
 ///                                                 training step against the load (router/bias.hpp)

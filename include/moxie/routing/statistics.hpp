@@ -278,8 +278,8 @@ struct AddStatistics {
 ///   for (const RoutingStatistics& layer : telemetry.read()) ...
 ///
 /// The layers are told apart by their order since begin_pass or reset: a pass visited without either counts as further
-/// layers behind those before. What is not visited costs nothing. Counts are exact up to 2^24 in float. Takes memory at the
-/// first visit of a layer, and of a larger pass.
+/// layers behind those before. What is not visited costs nothing. Counts are exact up to 2^24 in float. Takes memory at
+/// the first visit of a layer, and of a larger pass.
 template <Backend B>
 class RoutingTelemetry final : public RoutingVisitor<B> {
   using T = typename B::Scalar;
