@@ -33,7 +33,8 @@ struct ReplayRow {
 
 /// Routes from outside, for every pass: row first_token + t of the views is what token t of a pass takes. The choices are
 /// K columns, -1 for none, as which a recorded drop (dropped_route) counts; the experts of a token must be distinct and its
-/// weights >= 0. Nothing is learned, and its layer has no gate. To replay single passes of a layer with a router of its own, use Pass::routes.
+/// weights >= 0. Nothing is learned, and its layer has no gate. To replay single passes of a layer with a
+/// router of its own, use Pass::routes.
 ///
 /// The views lie in the backend's memory and must outlive the layer; their numbers may change between passes.
 template <Backend B>
