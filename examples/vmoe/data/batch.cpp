@@ -14,6 +14,7 @@ namespace {
 constexpr std::uint64_t order_stream = moxie::stream_id("vmoe epoch order");
 constexpr std::uint64_t window_stream = moxie::stream_id("vmoe crop and flip");
 constexpr std::uint64_t mixup_stream = moxie::stream_id("vmoe mixup");
+constexpr std::uint64_t views_stream = moxie::stream_id("vmoe views");
 
 Index input_channels(const ImageSet& set, const BatchOptions& options) {
   const Index data = set.shape.channels;
@@ -36,7 +37,8 @@ void check(const ImageSet& set, Index classes, const BatchOptions& options, bool
     moxie::throw_config("vmoe::Batches: batch_size is ", options.batch_size, " but there are ",
                         set.count, " training images, expected at most that");
   }
-  const Index padding = options.augmentation.crop_padding;
+  const Index padding =
+      (options.views ? options.views->augmentation : options.augmentation).crop_padding;
   const Index side = (std::min)(set.shape.height, set.shape.width);
   if (padding < 0 || padding >= side) {
     moxie::throw_config("vmoe::Batches: crop_padding is ", padding, ", expected 0 to ", side - 1,
@@ -50,6 +52,12 @@ void check(const ImageSet& set, Index classes, const BatchOptions& options, bool
     moxie::throw_config("vmoe::Batches: mixup concentration is ", concentration,
                         ", expected >= 0 (0 = off)");
   }
+  if (!options.views) return;
+  if (concentration > 0)
+    moxie::throw_config("vmoe::Batches: mixup concentration is ", concentration,
+                        ", expected 0 with two views of each image");
+  if (!(options.views->jitter >= 0 && options.views->jitter <= 1))
+    moxie::throw_config("vmoe::Batches: jitter is ", options.views->jitter, ", expected [0, 1]");
 }
 
 template <class T>
@@ -75,6 +83,7 @@ Batches::Batches(const ImageSet& set, Index classes, const Normalization& normal
     options_.augmentation = {.crop_padding = 0, .flip = false};
     options_.mixup = {};
     options_.label_smoothing = 0;
+    options_.views.reset();
   }
 }
 
@@ -83,7 +92,7 @@ Index Batches::per_epoch() const {
   return training_ ? set_.count / size : (set_.count + size - 1) / size;
 }
 
-Index Batches::rows(Index batch) const {
+Index Batches::images(Index batch) const {
   return (std::min)(options_.batch_size, set_.count - batch * options_.batch_size);
 }
 
@@ -108,9 +117,16 @@ void Batches::fill(const Epoch& epoch, Index batch, Index first, Index last,
   check_buffer("images", buffers.images, last * row_values());
   check_buffer("targets", buffers.targets, last * classes_);
   check_buffer("labels", buffers.labels, last);
+  check_buffer("views", buffers.views, last);
   if (first == last) return;
 
-  if (!buffers.images.empty()) write_images(epoch, batch, first, last, buffers.images.data());
+  if (!buffers.images.empty()) {
+    if (options_.views) {
+      write_views(epoch, batch, first, last, buffers);
+    } else {
+      write_images(epoch, batch, first, last, buffers.images.data());
+    }
+  }
   if (!buffers.targets.empty()) write_targets(epoch, batch, first, last, buffers.targets.data());
   if (!buffers.labels.empty())
     for (Index r = first; r < last; ++r)
@@ -118,7 +134,7 @@ void Batches::fill(const Epoch& epoch, Index batch, Index first, Index last,
 }
 
 Batches::Row Batches::row(const Epoch& epoch, Index batch, Index r) const {
-  const Index position = batch * options_.batch_size + r % rows(batch);
+  const Index position = batch * options_.batch_size + r % images(batch);
   return {position, epoch.order[to_size(position)]};
 }
 
@@ -153,6 +169,19 @@ void Batches::write_images(const Epoch& epoch, Index batch, Index first, Index l
     float* to = out + r * values;
     const float* next = r + 1 < last ? to + values : after.data();
     for (Index v = 0; v < values; ++v) to[v] = own * to[v] + other * next[v];
+  }
+}
+
+void Batches::write_views(const Epoch& epoch, Index batch, Index first, Index last,
+                          const BatchBuffers& buffers) const {
+  const moxie::Random random(options_.seed, epoch.number, views_stream);
+  for (Index r = first; r < last; ++r) {
+    const Row own = row(epoch, batch, r);
+    const moxie::ImageView view =
+        make_view(*options_.views, random, static_cast<std::uint64_t>(own.position),
+                  static_cast<std::uint64_t>(r / images(batch)), set_.image(own.image), set_.shape,
+                  table_, channels_, buffers.images.data() + r * row_values());
+    if (!buffers.views.empty()) buffers.views[to_size(r)] = view;
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "mixup.hpp"
 #include "moxie/core/random.hpp"
 #include "normalization.hpp"
+#include "views.hpp"
 
 namespace vmoe {
 
@@ -20,6 +22,8 @@ struct BatchOptions {
   Augmentation augmentation{};
   Mixup mixup{};
   double label_smoothing = 0;  ///< s: targets are (1 - s) one_hot + s / classes
+  /// Two views of each image, made so, instead of one by `augmentation`; without mixup.
+  std::optional<ViewRecipe> views{};
 };
 
 /// Memory of the caller for one batch. A span may be empty: that part is not written.
@@ -27,11 +31,16 @@ struct BatchBuffers {
   std::span<float> images{};         ///< [rows, row_values]: a row is height, width, channel
   std::span<float> targets{};        ///< [rows, classes]: smoothed and mixed in training
   std::span<std::int32_t> labels{};  ///< [rows]: of the image itself, whatever was mixed into it
+  std::span<moxie::ImageView> views{};  ///< [rows]: where each row looks; with two views only
 };
 
 /// Cuts an image set into batches of model inputs. Every value is a pure function of the options
 /// and (epoch, batch, row): a resumed run continues bit for bit, and threads may fill parts of a
 /// batch in any order. Nothing changes after construction. The image set must outlive this object.
+///
+/// With two views, the rows of a batch of n images are their first views and then their second ones
+/// in the same order: row n + i is the other view of row i, and no group of consecutive images that
+/// divides n holds both.
 class Batches {
  public:
   enum class Use {
@@ -49,7 +58,9 @@ class Batches {
           const BatchOptions& options, Use use);
 
   Index per_epoch() const;        ///< batches of one epoch
-  Index rows(Index batch) const;  ///< of one batch
+  Index rows(Index batch) const { return views() * images(batch); }  ///< of one batch
+  Index images(Index batch) const;                                   ///< of one batch
+  Index views() const { return options_.views ? 2 : 1; }             ///< of an image
   Index row_values() const { return set_.shape.height * set_.shape.width * channels_; }
   Index channels() const { return channels_; }
 
@@ -74,6 +85,8 @@ class Batches {
   double own_weight(const moxie::Random& random, Index batch, Index position) const;
   void write_image(const moxie::Random& random, const Row& row, float* out) const;
   void write_images(const Epoch& epoch, Index batch, Index first, Index last, float* out) const;
+  void write_views(const Epoch& epoch, Index batch, Index first, Index last,
+                   const BatchBuffers& buffers) const;
   void write_targets(const Epoch& epoch, Index batch, Index first, Index last, float* out) const;
 
   const ImageSet& set_;
