@@ -1,0 +1,268 @@
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "moxie/core/memory.hpp"
+#include "moxie/ops/argmax.hpp"
+#include "moxie/robust/target.hpp"
+
+/// An Attack looks for images that a target gets wrong, inside a Threat.
+///
+/// A policy is a plain struct of hyper-parameters. What it needs besides is a State<M>.
+///
+/// Members:
+///   template <AttackTarget M> struct State;
+///   void bind(Arena<B>&, const M&, Index images, State<M>&) const;
+///   void run(M&, const AttackBatch<B>&, State<M>&, Matrix<B> x_adv, IntVector<B> standing) const;
+///
+/// Laws:
+///  * `run` looks at the points i with standing[i] != 0 alone. Those it breaks get their row of x_adv and standing[i] = 0;
+///    no other row of x_adv or element of standing is written;
+///  * a row that is written lies inside ball and box, and the target's class for it is not y[i];
+///  * randomness is counted by the image's number in the whole set (first_image + i): the result depends neither on threads
+///    nor on how the set is split into batches;
+///  * `bind` only moves pointers; a `run` allocates nothing;
+///  * a wrong shape is a shape_error, a wrong hyper-parameter a config_error, before anything is written.
+namespace moxie {
+
+/// What is attacked, in the backend's memory.
+template <class B>
+struct AttackBatch {
+  ConstMatrix<B> x;            ///< [images, D] clean, inside the box
+  ConstIntVector<B> y;         ///< [images] classes
+  ConstIntVector<B> target{};  ///< [images] classes that a targeted attack wants to see
+  std::uint64_t seed = 0;
+  Index first_image = 0;  ///< number of the first image in the whole set
+};
+
+template <class A, class M>
+concept Attack = AttackTarget<M> && std::copyable<A> &&
+    requires(const A& attack, Arena<typename M::BackendType>& arena, M& target, const M& known,
+             Index images, typename A::template State<M>& state,
+             const AttackBatch<typename M::BackendType>& batch,
+             Matrix<typename M::BackendType> x_adv, IntVector<typename M::BackendType> standing) {
+  attack.bind(arena, known, images, state);
+  attack.run(target, batch, state, x_adv, standing);
+};
+
+namespace detail {
+template <Backend B>
+struct GatherImages {
+  ConstIntVector<B> image;
+  ConstMatrix<B> from;
+  Matrix<B> to;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index r, Index j) const { to(r, j) = from(image[r], j); }
+};
+
+template <Backend B>
+struct CopyActive {
+  ConstIntVector<B> image;
+  ConstMatrix<B> from;  // by image, as to
+  Matrix<B> to;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index r, Index j) const {
+    to(image[r], j) = from(image[r], j);
+  }
+};
+
+/// The points of a batch that an attack still works on, in their order.
+template <Backend B>
+class ActivePoints {
+ public:
+  void bind(Arena<B>& arena, Index images) {
+    image_ = arena.template kept<std::int32_t>(images);
+    host_.resize(static_cast<std::size_t>(images));
+  }
+  /// All of `images`.
+  void all(B& b, Index images) {
+    for (Index i = 0; i < images; ++i)
+      host_[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
+    upload(b, images, images);
+  }
+  /// Those with a flag that is not 0. Blocks.
+  void select(B& b, ConstIntVector<B> flags) {
+    if (flags.size > 0)
+      b.copy_to_host(host_.data(), flags.data,
+                     static_cast<std::size_t>(flags.size) * sizeof(std::int32_t));
+    Index count = 0;
+    for (Index i = 0; i < flags.size; ++i)
+      if (host_[static_cast<std::size_t>(i)] != 0)
+        host_[static_cast<std::size_t>(count++)] = static_cast<std::int32_t>(i);
+    upload(b, count, flags.size);
+  }
+  Index count() const { return count_; }
+  bool empty() const { return count_ == 0; }
+  /// [count] number of each in the batch, ascending.
+  ConstIntVector<B> image() const { return {image_.data, count_}; }
+  /// The rows of the points in `from`: from itself while nobody left, else copied to `to`.
+  ConstMatrix<B> rows(B& b, ConstMatrix<B> from, Matrix<B> to) const {
+    if (count_ == images_) return from.top(images_);
+    b.for_each(count_, from.cols, GatherImages<B>{image(), from, to});
+    return to.top(count_);
+  }
+
+ private:
+  void upload(B& b, Index count, Index images) {
+    count_ = count;
+    images_ = images;
+    if (count > 0)
+      b.copy_from_host(image_.data, host_.data(),
+                       static_cast<std::size_t>(count) * sizeof(std::int32_t));
+  }
+  IntVector<B> image_;
+  std::vector<std::int32_t> host_;
+  Index count_ = 0;
+  Index images_ = 0;
+};
+
+/// What every attack needs to ask its target.
+template <Backend B>
+struct Query {
+  Matrix<B> rows, d_rows;      // [images, D] images of the active points, and gradients
+  Matrix<B> scores, d_scores;  // [images, classes]
+  Vector<B> losses;            // [images] of the active points
+  IntVector<B> fooled;         // [images] of the active points: 1 = the class is wrong
+  ActivePoints<B> active;
+  Index bound = 0;
+
+  template <AttackTarget M>
+  void bind(Arena<B>& arena, const M& target, Index images, bool gradients) {
+    using T = typename B::Scalar;
+    bound = images;
+    rows = arena.template kept<T>(images, target.input_width());
+    scores = arena.template kept<T>(images, target.classes());
+    if (gradients) {
+      d_rows = arena.template kept<T>(images, target.input_width());
+      d_scores = arena.template kept<T>(images, target.classes());
+    }
+    losses = arena.template kept<T>(images);
+    fooled = arena.template kept<std::int32_t>(images);
+    active.bind(arena, images);
+  }
+};
+
+/// The checks every attack makes before it writes anything.
+template <AttackTarget M, class B = typename M::BackendType>
+void check_attack(const char* who, const M& target, const AttackBatch<B>& batch, Index bound,
+                  Matrix<B> x_adv, const IntVector<B>* standing) {
+  const Index images = batch.x.rows;
+  if (batch.x.cols != target.input_width())
+    throw_shape(who, ": x is [", images, " x ", batch.x.cols, "], expected [images x ",
+                target.input_width(), "]");
+  if (images > bound)
+    throw_shape(who, ": the batch has ", images, " images, the state was made for at most ", bound);
+  if (batch.y.size != images)
+    throw_shape(who, ": y has ", batch.y.size, " entries, expected ", images, ", one an image");
+  if (batch.target && batch.target.size != images)
+    throw_shape(who, ": target has ", batch.target.size, " entries, expected ", images, " or none");
+  if (x_adv.rows != images || x_adv.cols != batch.x.cols)
+    throw_shape(who, ": x_adv is [", x_adv.rows, " x ", x_adv.cols, "], expected [", images, " x ",
+                batch.x.cols, "]");
+  if (standing != nullptr && standing->size != images)
+    throw_shape(who, ": standing has ", standing->size, " entries, expected ", images);
+}
+
+template <Backend B>
+struct RecordFooled {
+  ConstIntVector<B> image, fooled;
+  ConstMatrix<B> x;  // by image
+  Matrix<B> x_adv;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index r, Index j) const {
+    if (fooled[r] != 0) x_adv(image[r], j) = x(image[r], j);
+  }
+};
+template <Backend B>
+struct FallFooled {
+  ConstIntVector<B> image, fooled;
+  IntVector<B> standing;
+
+  MOXIE_HD void operator()(Index r) const {
+    if (fooled[r] != 0) standing[image[r]] = 0;
+  }
+};
+/// Rows of x of the active points that are fooled become those of x_adv, and the points fall.
+template <Backend B>
+void record_fooled(B& b, const Query<B>& q, ConstMatrix<B> x, Matrix<B> x_adv,
+                   IntVector<B> standing) {
+  const Index n = q.active.count();
+  b.for_each(n, x.cols, RecordFooled<B>{q.active.image(), q.fooled, x, x_adv});
+  b.for_each(n, FallFooled<B>{q.active.image(), q.fooled, standing});
+}
+
+template <Backend B>
+struct CorrectPoint {
+  ConstMatrix<B> scores;
+  ConstIntVector<B> y;
+  IntVector<B> standing;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
+    standing[r] = argmax(scores.row(r), scores.cols) == y[r] ? 1 : 0;
+  }
+};
+}  // namespace detail
+
+/// A target, an attack and the memory of both.
+///
+///   RunAttack attack{LayerTarget{model}, Pgd{.steps = 50}, /*images=*/64};
+///   attack.find_correct(batch, standing);         // what the model gets right
+///   attack(batch, x_adv, standing);               // and still does
+template <AttackTarget M, Attack<M> A>
+class RunAttack {
+  using B = typename M::BackendType;
+
+ public:
+  /// Room for batches of up to `images`.
+  RunAttack(M target, A attack, Index images)
+      : target_(std::move(target)), attack_(std::move(attack)) {
+    if (images < 0) throw_shape("moxie::RunAttack: images is ", images, ", expected >= 0");
+    Arena<B> measure(Gradients::input);
+    bind(measure, images);
+    memory_ = Memory<B>(target_.backend(), measure.peak());
+    Arena<B> arena(Gradients::input, memory_.data(), memory_.bytes());
+    bind(arena, images);
+  }
+
+  /// See Attack::run.
+  void operator()(const AttackBatch<B>& batch, Matrix<B> x_adv, IntVector<B> standing) {
+    attack_.run(target_, batch, state_, x_adv, standing);
+  }
+  /// standing[i] = 1 where the class of x[i] is y[i], else 0.
+  void find_correct(const AttackBatch<B>& batch, IntVector<B> standing) {
+    find_correct(batch.x, batch.y, standing);
+  }
+  /// The same of other images of the batch.
+  void find_correct(ConstMatrix<B> x, ConstIntVector<B> y, IntVector<B> standing) {
+    if (x.rows > scores_.rows || y.size != x.rows || standing.size != x.rows)
+      throw_shape("moxie::RunAttack::find_correct: x has ", x.rows, " rows, y ", y.size,
+                  " and standing ", standing.size, " entries, expected as many, and at most ",
+                  scores_.rows);
+    B& b = target_.backend();
+    points_.all(b, x.rows);
+    target_.scores(x, points_.image(), scores_.top(x.rows));
+    b.for_each(x.rows, detail::CorrectPoint<B>{scores_, y, standing});
+  }
+
+  M& target() { return target_; }
+  const A& attack() const { return attack_; }
+  typename A::template State<M>& state() { return state_; }
+  std::size_t bytes() const noexcept { return memory_.bytes(); }
+
+ private:
+  void bind(Arena<B>& arena, Index images) {
+    scores_ = arena.template kept<typename B::Scalar>(images, target_.classes());
+    points_.bind(arena, images);
+    attack_.bind(arena, target_, images, state_);
+    target_.bind(arena, images);
+  }
+  M target_;
+  A attack_;
+  Memory<B> memory_;
+  Matrix<B> scores_;
+  detail::ActivePoints<B> points_;
+  typename A::template State<M> state_;
+};
+
+}  // namespace moxie
