@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -12,8 +13,10 @@ namespace moxie::test {
 /// One of the golden vectors in tests/conformance/vectors, by its name. Link
 /// nlohmann_json::nlohmann_json.
 inline nlohmann::json read_vector(const std::string& name) {
-  std::ifstream file(std::string(MOXIE_TEST_SOURCE_DIR) + "/tests/conformance/vectors/" + name +
-                     ".json");
+  std::filesystem::path path(MOXIE_TEST_SOURCE_DIR "/tests/conformance/vectors");
+  path /= name;
+  path += ".json";
+  std::ifstream file(path);
   REQUIRE_MESSAGE(file, "no vector " << name);
   return nlohmann::json::parse(file);
 }
