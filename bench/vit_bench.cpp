@@ -5,21 +5,8 @@
 #include <vector>
 
 #include "context.hpp"
-#include "moxie/backend/cpu.hpp"
-#include "moxie/backend/thread_pool.hpp"
-#include "moxie/capacity/factor.hpp"
-#include "moxie/expert/feed_forward.hpp"
-#include "moxie/layer/moe_layer.hpp"
-#include "moxie/nn/presets.hpp"
-#include "moxie/nn/vit.hpp"
-#include "moxie/optimizer/adam_w.hpp"
-#include "moxie/regularizer/importance.hpp"
-#include "moxie/regularizer/noisy_load.hpp"
-#include "moxie/router/noise.hpp"
-#include "moxie/router/top_k.hpp"
-#include "moxie/train/step.hpp"
-#include "moxie/train/supervised.hpp"
 #include "timing.hpp"
+#include "vit_step.hpp"
 
 // Whole training steps of vision transformers with experts (E = 8, K = 2), and the share of a step's time that its mixture of
 // experts layers and its attention take. A layer of each kind is timed at the same shapes, forward and backward, in turn with
@@ -30,20 +17,9 @@
 
 namespace {
 
-using B = moxie::CpuBackend<float>;
+using bench::B;
+using bench::Layer;
 using moxie::Index;
-using Layer = moxie::AnyLayer<B>;
-
-Layer make_moe(const moxie::Scope<B>& scope, const moxie::VitConfig& vit, Index images) {
-  return moxie::MoeLayer{
-      scope,
-      moxie::MoeShape{.width = vit.width, .experts = 8, .group = images * vit.tokens()},
-      moxie::WithNoise{moxie::GaussianNoise{}, moxie::TopKRouter{.k = 2}},
-      moxie::CapacityFactor{.factor = 1.05, .multiple_of = 4},
-      moxie::FeedForward<moxie::Gelu>{.hidden = vit.hidden},
-      moxie::Importance{},
-      moxie::NoisyLoad{}};
-}
 
 /// Forward and backward of one layer over random rows.
 class LayerPass {
@@ -76,29 +52,13 @@ class LayerPass {
 /// range(0): threads.
 void train_step(benchmark::State& state, const std::string& preset, Index side, Index images) {
   moxie::ThreadPool pool(static_cast<int>(state.range(0)));
-  B cpu(pool);
-  moxie::VitConfig vit = moxie::vit_preset(preset);
-  vit.image_height = vit.image_width = side;
-  vit.classes = 10;
-  vit.patch = 4;
-  const auto make_feed = [&](const moxie::Scope<B>& scope, Index) {
-    return make_moe(scope, vit, images);
-  };
-  const Layer model = moxie::Vit<B>(cpu, vit, make_feed);
-  moxie::train::Step step{model, moxie::Supervised{}, moxie::AdamW{}, model.parameters().range(),
-                          images, {.clip = moxie::ClipByGlobalNorm{1}}};
-  const moxie::Random random{2, 0, 0};
-  std::vector<float> x(static_cast<std::size_t>(images * vit.pixels()));
-  std::vector<float> labels(static_cast<std::size_t>(images * vit.classes));
-  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(random.normal(i));
-  for (Index i = 0; i < images; ++i) labels[static_cast<std::size_t>(i * vit.classes + i % vit.classes)] = 1;
-  const moxie::Batch<B> batch{{x.data(), images, vit.pixels()}, {labels.data(), images, vit.classes}};
-  std::uint64_t at = 0;
-  const auto one = [&] { step(batch, 1e-3, {.seed = 1, .step = at++}); };
+  bench::VitStep step(pool, preset, side, images);
+  B& cpu = step.cpu;
+  const moxie::VitConfig& vit = step.vit;
 
   const Index rows = images * vit.tokens();
   auto moe_scope = moxie::root(cpu);
-  const Layer moe = make_moe(moe_scope, vit, images);
+  const Layer moe = bench::make_moe(moe_scope, vit, images);
   moe_scope.parameters->initialize(1);
   auto attention_scope = moxie::root(cpu);
   const Layer attention = moxie::SelfAttention<B>(
@@ -109,7 +69,7 @@ void train_step(benchmark::State& state, const std::string& preset, Index side, 
   const bench::Rounds rounds{.least = 5, .budget = 2};
   for (auto _ : state) {
     const auto [of_step, of_moe, of_attention] = bench::medians_in_turn(
-        rounds, one, [&] { moe_pass(); }, [&] { attention_pass(); });
+        rounds, [&] { step(); }, [&] { moe_pass(); }, [&] { attention_pass(); });
     state.SetIterationTime(of_step);
     state.counters["share_moe"] = static_cast<double>(vit.moe_blocks.size()) * of_moe / of_step;
     state.counters["share_attention"] = static_cast<double>(vit.blocks) * of_attention / of_step;
