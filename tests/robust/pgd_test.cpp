@@ -184,7 +184,7 @@ TEST_CASE("PGD gives the same bits for any threads and any split of the set") {
   }
 }
 
-TEST_CASE("a targeted PGD goes to its class; another seed or restart starts elsewhere") {
+TEST_CASE("a targeted PGD goes to its class and another seed or restart starts elsewhere") {
   using B = moxie::CpuBackend<double>;
   B backend;
   constexpr Index images = 12, width = 10, classes = 4;
