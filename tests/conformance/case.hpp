@@ -86,5 +86,6 @@ std::vector<Kind> loss_kinds();
 std::vector<Kind> bias_kinds();
 std::vector<Kind> pair_kinds();
 std::vector<Kind> training_kinds();
+std::vector<Kind> attack_kinds();
 
 }  // namespace moxie::conformance
