@@ -1,5 +1,7 @@
 #pragma once
 
+#include <benchmark/benchmark.h>
+
 #include "moxie/backend/cpu.hpp"
 #include "moxie/backend/cpu/simd.hpp"
 
@@ -12,7 +14,7 @@ struct FmaLoop {
   static constexpr int chains =
       12;  // at least latency times units; with two factors they fit into 16 registers
   Index steps;
-  float* numbers;  // [2] factor and summand, then room for a vector: the result, which nobody reads
+  float* numbers;  // [2] factor and summand, then room for a vector: the result
 
   template <class L>
   MOXIE_INLINE void operator()(L) const {
@@ -41,7 +43,11 @@ class FmaPeak {
   void operator()() const {
     backend_.parallel(backend_.workers(), [&](Index, int) {
       float numbers[2 + 64] = {0.5F, 1.0F};
-      backend_.at_level(FmaLoop{steps_, numbers});
+      float* unknown =
+          numbers;  // to the compiler, which would drop a loop whose result nobody reads
+      benchmark::DoNotOptimize(unknown);
+      backend_.at_level(FmaLoop{steps_, unknown});
+      benchmark::ClobberMemory();
     });
   }
   double flops() const {

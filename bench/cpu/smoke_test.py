@@ -61,6 +61,11 @@ class Cpu(unittest.TestCase):
         flops = 4 * 2 * 8 * 16 * 32 * 64
         self.assertAlmostEqual(entry["FLOP/s"] * 1e-3 * entry["real_time"] / flops, 1, places=5)
 
+    def test_the_peak_is_one_that_a_machine_can_have(self):
+        for entry in self.content["benchmarks"]:
+            if "fma" in entry["name"]:
+                self.assertLess(entry["FLOP/s"], 1e12 * int(entry["name"].rsplit(":", 1)[1]))  # the loop was not left out
+
     def test_stages_of_a_pass_are_all_there(self):
         stages = {comparison.split_name(e["name"])[1]["stage"] for e in self.content["benchmarks"]
                   if e["name"].startswith("stages/")}
