@@ -20,7 +20,8 @@ void visit(W& w, const F& f) {
 }  // namespace
 
 void MetricsWindow::add(double step_loss, double step_correct, double step_images,
-                        const std::vector<moxie::RoutingStatistics>& layers) {
+                        const std::vector<moxie::RoutingStatistics>& layers,
+                        const LossSums& step_losses) {
   steps += 1;
   images += step_images;
   loss += step_loss;
@@ -30,15 +31,25 @@ void MetricsWindow::add(double step_loss, double step_correct, double step_image
     for (const double n : layer.selected) chosen += n;
     dropped += layer.dropped();
   }
+  for (const auto& [name, value] : step_losses) losses[name] += value;
+}
+
+LossSums MetricsWindow::mean_losses() const {
+  LossSums means = losses;
+  for (auto& item : means) item.second /= steps;
+  return means;
 }
 
 void to_json(nlohmann::json& json, const MetricsWindow& window) {
   json = nlohmann::json::object();
   visit(window, [&](const char* name, double value) { json[name] = value; });
+  json["losses"] = window.losses;
 }
 
 void from_json(const nlohmann::json& json, MetricsWindow& window) {
   visit(window, [&](const char* name, double& value) { json.at(name).get_to(value); });
+  // Checkpoints of earlier versions have none.
+  if (json.contains("losses")) json["losses"].get_to(window.losses);
 }
 
 }  // namespace vmoe

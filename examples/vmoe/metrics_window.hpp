@@ -1,11 +1,16 @@
 #pragma once
 
+#include <map>
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 #include <vector>
 
 #include "moxie/routing/statistics.hpp"
 
 namespace vmoe {
+
+/// Weighted losses by the names of the regularizers.
+using LossSums = std::map<std::string, double>;
 
 /// Sums over the training steps since the last line of metrics. A checkpoint keeps them, so that a
 /// resumed run writes the lines of one that never stopped.
@@ -18,12 +23,15 @@ struct MetricsWindow {
   double chosen = 0;   ///< assignments of tokens to experts
   double dropped = 0;  ///< of them, without a slot
   double began = 0;    ///< seconds of training before the first step
+  LossSums losses{};   ///< of each regularizer, all layers together
 
   void add(double step_loss, double step_correct, double step_images,
-           const std::vector<moxie::RoutingStatistics>& layers);
+           const std::vector<moxie::RoutingStatistics>& layers, const LossSums& step_losses);
 
   double mean_loss() const { return loss / steps; }
   double mean_regularizers() const { return regularizers / steps; }
+  /// Of each regularizer.
+  LossSums mean_losses() const;
   double accuracy() const { return correct / images; }
   double dropped_share() const { return chosen > 0 ? dropped / chosen : 0; }
 };

@@ -100,6 +100,9 @@ ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
   vit.moe_blocks = placement_of(o.moe, vit.moe_blocks, vit.blocks);
   vit.head_bias = o.loss == "sigmoid" ? -std::log(static_cast<double>(classes)) : 0;
   moxie::check(vit);
+  if (o.prc > 0 && vit.moe_blocks.empty())
+    moxie::throw_config("vmoe: prc is ", o.prc, ", but moe is '", o.moe,
+                        "' and no block has experts; expected prc 0 or blocks with experts");
   plan.dense_hidden = twin_hidden(o, vit.hidden);
   plan.active_flops = layer_flops(vit, o, plan.dense_hidden);
   return plan;

@@ -1,5 +1,6 @@
 #include "moe_feed.hpp"
 
+#include <algorithm>
 #include <charconv>
 
 #include "moxie/runtime/make_layer.hpp"
@@ -26,12 +27,32 @@ std::vector<moxie::RegularizerChoice> losses_of(const std::string& text) {
       choice.weight = weight;
     }
     if (needs_pairs(choice.name))
-      moxie::throw_config("vmoe: losses has '", choice.name,
-                          "', which compares two views of an image; vmoe trains on one");
+      moxie::throw_config(
+          "vmoe: losses has '", choice.name,
+          "', which compares two views of an image; expected --prc (and --prc-form)");
     out.push_back(std::move(choice));
     begin = end + 1;
   }
   return out;
+}
+
+/// The loss of --prc.
+moxie::RegularizerChoice consistency_of(const Options& o, const moxie::VitConfig& vit) {
+  if (o.prc_class_pair && !vit.class_token())
+    moxie::throw_config("vmoe: prc_class_pair is true, expected pooling by token with it");
+  moxie::RegularizerChoice choice{
+      .name = "pairwise_" + (o.prc_form == "prc" ? "consistency" : o.prc_form), .weight = o.prc};
+  if (o.prc_decay == "linear") choice.decay = moxie::LossDecay::linear;
+  if (o.prc_decay == "step") choice.decay = moxie::LossDecay::step;
+  moxie::PairwiseConsistency& c = choice.consistency;
+  c.diagonal = o.prc_lambda_d;
+  c.off_diagonal = o.prc_lambda_o;
+  if (o.prc_diagonal == "position") {
+    c.form = moxie::ConsistencyDiagonal::position;
+    c.tokens_per_image = vit.tokens();
+    if (!o.prc_class_pair) c.positions = vit.grid().cells();
+  }
+  return choice;
 }
 
 moxie::CombineSource combine_of(const std::string& name) {
@@ -88,7 +109,19 @@ moxie::MoeConfig moe_config(const Options& o, const moxie::VitConfig& vit) {
     c.regularizers.push_back({.name = std::string(moxie::Importance::name), .weight = o.importance});
   if (o.load > 0)
     c.regularizers.push_back({.name = std::string(moxie::NoisyLoad::name), .weight = o.load});
+  if (o.prc > 0) c.regularizers.push_back(consistency_of(o, vit));
   return c;
+}
+
+bool balances(const Options& o, const moxie::MoeConfig& config) {
+  const auto balancing = [](const moxie::RegularizerChoice& loss) {
+    return loss.name != moxie::RouterZ::name && loss.name != moxie::LocalEntropy::name &&
+           !needs_pairs(loss.name);
+  };
+  // Plans give each expert its share, a uniform router draws it, and a hash does not learn.
+  const bool learns = o.router == "softmax_token_choice" || o.router == "sigmoid_token_choice";
+  return !learns || o.bias_rate > 0 ||
+         std::any_of(config.regularizers.begin(), config.regularizers.end(), balancing);
 }
 
 Model make_moe_feed(const moxie::Scope<Backend>& scope, const Options& o,

@@ -8,6 +8,10 @@ namespace vmoe {
 /// The options in the library's words.   @throws moxie::config_error
 moxie::MoeConfig moe_config(const Options& options, const moxie::VitConfig& vit);
 
+/// Whether anything there keeps the load of the experts even: a loss, the router itself, its bias.
+/// Pairwise Router Consistency does not count.
+bool balances(const Options& options, const moxie::MoeConfig& config);
+
 /// The mixture of experts that the options ask for, in place of a block's perceptron.   @throws
 /// moxie::config_error
 Model make_moe_feed(const moxie::Scope<Backend>& scope, const Options& options,

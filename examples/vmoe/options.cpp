@@ -4,11 +4,13 @@
 #include <charconv>
 #include <cmath>
 #include <fstream>
+#include <initializer_list>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 #include <vector>
 
+#include "data/views.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/runtime/any_regularizers.hpp"
 #include "moxie/runtime/unknown_name.hpp"
@@ -62,6 +64,25 @@ bool read(const std::string& text, T& value) {
 
 void require(bool holds, const char* name, const auto& value, const char* expected) {
   if (!holds) moxie::throw_config("vmoe: ", name, " is ", value, ", expected ", expected);
+}
+
+/// Whether the flags of two views make sense.
+void check_consistency(const Options& o) {
+  const auto one_of = [](const char* name, const std::string& value,
+                         std::initializer_list<std::string_view> known, const char* expected) {
+    require(std::find(known.begin(), known.end(), value) != known.end(), name, "'" + value + "'",
+            expected);
+  };
+  require(o.prc >= 0, "prc", o.prc, ">= 0");
+  one_of("prc_form", o.prc_form, {"prc", "l2", "jsd", "jsd_topk"}, "prc, l2, jsd or jsd_topk");
+  one_of("prc_diagonal", o.prc_diagonal, {"matrix", "position"}, "matrix or position");
+  one_of("prc_validity", o.prc_validity, {"none", "content"}, "none or content");
+  one_of("prc_decay", o.prc_decay, {"none", "linear", "step"}, "none, linear or step");
+  (void)view_kind(o.prc_views);
+  require(o.prc_jitter >= 0 && o.prc_jitter <= 1, "prc_jitter", o.prc_jitter, "0 to 1");
+  if (o.prc == 0) return;
+  require(!o.dense, "prc", o.prc, "0 beside dense: it is a loss of routers");
+  require(o.mixup == 0, "mixup", o.mixup, "0 beside prc: a mixed image has no view of its own");
 }
 
 }  // namespace
@@ -183,6 +204,7 @@ void check(const Options& o) {
   require(o.shared_hidden >= 0, "shared_hidden", o.shared_hidden, ">= 0");
   require(!o.residual || o.shared_hidden == 0, "shared_hidden", o.shared_hidden,
           "0 beside residual: both are a perceptron beside the experts");
+  check_consistency(o);
   require(o.optimizer == "adamw" || o.optimizer == "sgd", "optimizer", "'" + o.optimizer + "'",
           "adamw or sgd");
   require(o.loss == "softmax" || o.loss == "sigmoid", "loss", "'" + o.loss + "'",

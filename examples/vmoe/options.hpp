@@ -64,6 +64,17 @@ struct Options {
   bool same_experts = false;
   Index shared_hidden = 0;
   bool residual = false;
+  // consistency
+  double prc = 0;
+  std::string prc_form = "prc";
+  std::string prc_diagonal = "matrix";
+  double prc_lambda_d = 5e-3;
+  double prc_lambda_o = 5e-2;
+  bool prc_class_pair = false;
+  std::string prc_validity = "none";
+  std::string prc_views = "light";
+  double prc_jitter = 0;
+  std::string prc_decay = "none";
   // training
   double epochs = 30;
   Index batch = 128;
@@ -97,7 +108,7 @@ struct Options {
   friend bool operator==(const Options&, const Options&) = default;
 };
 
-/// Whether a loss compares tokens of two views of an image, of which the trainer makes one.
+/// Whether a loss compares tokens of two views of an image: --prc asks for those.
 bool needs_pairs(std::string_view loss);
 /// The help of the option `losses`: all that there are by name, but for those.
 const char* losses_help();
@@ -176,8 +187,30 @@ void visit_options(O& o, const F& f) {
     "hidden units of a shared expert, which every token goes through beside its own; 0: none");
   f("experts", "residual", o.residual,
     "mix the experts with a perceptron as wide as one, in learned shares (Residual-MoE)");
+  f("consistency", "prc", o.prc,
+    "weight of Pairwise Router Consistency: two views of each image, both classified, and a loss "
+    "where routes of what corresponds differ; 0: none. A step costs about as much as one of twice "
+    "the batch: half of --batch and of --epochs costs the same");
+  f("consistency", "prc_form", o.prc_form,
+    "prc, l2, jsd, jsd_topk; with prc, the default of --importance and --load is 0");
+  f("consistency", "prc_diagonal", o.prc_diagonal,
+    "of prc: matrix (balances the experts by itself), position (the released code; does not)");
+  f("consistency", "prc_lambda_d", o.prc_lambda_d, "of prc: weight of the diagonal, times --prc");
+  f("consistency", "prc_lambda_o", o.prc_lambda_o,
+    "of prc: weight of what is off the diagonal, times --prc");
+  f("consistency", "prc_class_pair", o.prc_class_pair,
+    "the class tokens of both views are a pair (needs pooling by token)");
+  f("consistency", "prc_validity", o.prc_validity,
+    "patches that count: none (all that lie in both views), content (not what was padded in)");
+  f("consistency", "prc_views", o.prc_views,
+    "how views are made: light (--crop-padding and --flip), crop (60 to 100 % of the area, "
+    "resized; flip), paper (5 to 100 %; flip; RandAugment(2, 10))");
+  f("consistency", "prc_jitter", o.prc_jitter,
+    "of the views: brightness, contrast and saturation times U(1 - jitter, 1 + jitter)");
+  f("consistency", "prc_decay", o.prc_decay,
+    "of the weight over training: none, linear, step (0 after half of it)");
   f("training", "epochs", o.epochs, "passes over the training images; need not be whole");
-  f("training", "batch", o.batch, "images of a step");
+  f("training", "batch", o.batch, "images of a step; with --prc two inputs each");
   f("training", "optimizer", o.optimizer, "adamw, sgd");
   f("training", "learning_rate", o.learning_rate, "peak of the schedule");
   f("training", "end_learning_rate", o.end_learning_rate, "end of the schedule");

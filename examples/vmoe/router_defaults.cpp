@@ -34,6 +34,10 @@ void take_router_defaults(Options& o, const OptionNames& given) {
     set("importance", o.importance, 0.0);
     set("load", o.load, 0.0);
   }
+  if (o.prc > 0 && o.prc_form == "prc") {  // whose paper has neither
+    set("importance", o.importance, 0.0);
+    set("load", o.load, 0.0);
+  }
   if (o.noise == 0) set("load", o.load, 0.0);  // it is a function of the noise
   if (family != RouterFamily::token_choice) {
     set("group_images", o.group_images, Index{1});
@@ -58,6 +62,13 @@ void refuse_idle_flags(const Options& o, const OptionNames& flags) {
   const bool sized = flags.contains("capacity_factor") || (flags.contains("slots") && o.slots != 0);
   refuse(family_of(o) == RouterFamily::expert_choice && sized, "k", o.k,
          "where experts choose, k is the default of --capacity-factor only, and the slots are given");
+  for (const std::string& name : flags) {
+    if (!name.starts_with("prc_")) continue;
+    const bool of_prc = name == "prc_diagonal" || name.starts_with("prc_lambda");
+    if (o.prc == 0 || (of_prc && o.prc_form != "prc"))
+      moxie::throw_config("vmoe: ", flag_of(name), " has no effect ",
+                          o.prc == 0 ? "without --prc WEIGHT" : "beside --prc-form " + o.prc_form);
+  }
 }
 
 }  // namespace vmoe

@@ -14,8 +14,9 @@ double active_experts(const Options& options);
 /// Hidden width of a perceptron that computes as much as the experts of a token.
 Index twin_hidden(const Options& options, Index expert_hidden);
 
-/// Options that `given` does not name become what the router's paper has: noise and losses, and where experts choose
-/// or slots are soft, groups of one image and a capacity factor of K, so that as much is computed as with K choices.
+/// Options that `given` does not name become what the paper of the router and of --prc has: noise and
+/// losses, and where experts choose or slots are soft, groups of one image and a capacity factor of K,
+/// so that as much is computed as with K choices.
 void take_router_defaults(Options& options, const OptionNames& given);
 
 /// Flags that have no effect beside others are mistakes. `flags`: names of those that were typed; a configuration file

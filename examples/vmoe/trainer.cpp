@@ -12,6 +12,8 @@
 #include "interrupt.hpp"
 #include "json_number.hpp"
 #include "layer_figures.hpp"
+#include "loss_reader.hpp"
+#include "moe_feed.hpp"
 #include "moxie/optimizer/adam_w.hpp"
 #include "moxie/optimizer/sgd.hpp"
 #include "moxie/routing/statistics.hpp"
@@ -24,11 +26,20 @@
 #include "routing_samples.hpp"
 #include "session.hpp"
 #include "stopwatch.hpp"
+#include "view_pairs.hpp"
 
 namespace vmoe {
 namespace {
 
 using nlohmann::json;
+
+/// Two views of each image, if --prc asks for them.
+std::optional<ViewRecipe> views_of(const Options& o) {
+  if (o.prc == 0) return std::nullopt;
+  return ViewRecipe{.kind = view_kind(o.prc_views),
+                    .augmentation = {.crop_padding = o.crop_padding, .flip = o.flip},
+                    .jitter = o.prc_jitter};
+}
 
 /// The training loop, for one optimizer.
 template <class Optimizer>
@@ -44,8 +55,10 @@ class Run {
                   .seed = o_.seed,
                   .augmentation = {.crop_padding = o_.crop_padding, .flip = o_.flip},
                   .mixup = {.concentration = o_.mixup},
-                  .label_smoothing = o_.label_smoothing},
+                  .label_smoothing = o_.label_smoothing,
+                  .views = views_of(o_)},
                  Batches::Use::train),
+        rows_(batches_.views() * o_.batch),
         per_epoch_(static_cast<std::uint64_t>(batches_.per_epoch())),
         total_(steps("epochs", o_.epochs)),
         schedule_(moxie::make_schedule(o_.schedule,
@@ -59,14 +72,18 @@ class Run {
             s_.model,
             moxie::Supervised{o_.loss == "sigmoid" ? moxie::Supervised::Loss::sigmoid
                                                    : moxie::Supervised::Loss::softmax},
-            std::move(optimizer), s_.model.parameters().range(), o_.batch,
+            std::move(optimizer), s_.model.parameters().range(), rows_,
             {.clip = o_.clip > 0 ? std::optional(moxie::ClipByGlobalNorm{o_.clip}) : std::nullopt}),
         telemetry_(s_.backend),
         evaluator_(s_.model, s_.plan, o_.loss == "sigmoid", o_.group_images, o_.batch),
         progress_(::isatty(STDOUT_FILENO) == 1),
-        inputs_(to_size(o_.batch * s_.model.input_width())),
-        targets_(to_size(o_.batch * s_.classes())),
-        labels_(to_size(o_.batch)) {
+        inputs_(to_size(rows_ * s_.model.input_width())),
+        targets_(to_size(rows_ * s_.classes())),
+        labels_(to_size(rows_)) {
+    if (o_.prc > 0) {
+      views_.resize(to_size(rows_));
+      pairs_.emplace(o_, s_.plan.vit, o_.batch);
+    }
     if (total_ == 0)
       moxie::throw_config("vmoe: epochs is ", o_.epochs,
                           ", expected at least one step: ", 1.0 / static_cast<double>(per_epoch_));
@@ -113,34 +130,37 @@ class Run {
   }
 
   void train_step(const Batches::Epoch& epoch, Index batch) {
-    const BatchBuffers buffers{.images = inputs_, .targets = targets_, .labels = labels_};
-    const Index parts = std::min<Index>(s_.backend.workers(), o_.batch);
+    const BatchBuffers buffers{
+        .images = inputs_, .targets = targets_, .labels = labels_, .views = views_};
+    const Index parts = std::min<Index>(s_.backend.workers(), rows_);
     s_.backend.parallel(parts, [&](Index part, int) {
-      batches_.fill(epoch, batch, o_.batch * part / parts, o_.batch * (part + 1) / parts, buffers);
+      batches_.fill(epoch, batch, rows_ * part / parts, rows_ * (part + 1) / parts, buffers);
     });
+    moxie::Pass<Backend> pass{.mode = moxie::Mode::train,
+                              .seed = o_.seed,
+                              .step = at_,
+                              .progress = static_cast<double>(at_) / static_cast<double>(total_)};
+    if (pairs_) pass.pairs = (*pairs_)(views_);
     const Index classes = s_.classes();
     learning_rate_ = schedule_(at_);
-    step_(
-        {{inputs_.data(), o_.batch, s_.model.input_width()}, {targets_.data(), o_.batch, classes}},
-        learning_rate_,
-        {.mode = moxie::Mode::train,
-         .seed = o_.seed,
-         .step = at_,
-         .progress = static_cast<double>(at_) / static_cast<double>(total_)});
+    step_({{inputs_.data(), rows_, s_.model.input_width()}, {targets_.data(), rows_, classes}},
+          learning_rate_, pass);
     auto& state = step_.objective_state();
     double loss = 0;
     double correct = 0;
-    for (Index i = 0; i < o_.batch; ++i) {
+    for (Index i = 0; i < rows_; ++i) {
       loss += static_cast<double>(state.losses[i]);
       const float* row = state.scores.row(i);
       const auto guess = std::max_element(row, row + classes) - row;
       correct += guess == labels_[to_size(i)] ? 1 : 0;
     }
-    loss /= static_cast<double>(o_.batch);
+    loss /= static_cast<double>(rows_);
     if (!std::isfinite(loss)) moxie::throw_numeric("the loss is ", loss);
     telemetry_.reset();
     s_.model.visit_routing(state.tape, telemetry_);
-    window_.add(loss, correct, static_cast<double>(o_.batch), telemetry_.read());
+    LossReader losses;
+    s_.model.visit_routing(state.tape, losses);
+    window_.add(loss, correct, static_cast<double>(rows_), telemetry_.read(), losses.sums);
   }
 
   void after_step() {
@@ -166,12 +186,15 @@ class Run {
   }
 
   void log_training() {
+    json losses = json::object();
+    for (const auto& [name, value] : window_.mean_losses()) losses[name] = json_number(value);
     s_.directory->log({{"event", "train"},
                        {"step", at_ + 1},
                        {"epoch", epochs_done(at_ + 1)},
                        {"loss", json_number(window_.mean_loss() + window_.mean_regularizers())},
                        {"main_loss", json_number(window_.mean_loss())},
                        {"aux_loss", json_number(window_.mean_regularizers())},
+                       {"aux_losses", losses},
                        {"accuracy", window_.accuracy()},
                        {"learning_rate", learning_rate_},
                        {"gradient_norm", json_number(step_.read_gradient_norm())},
@@ -280,7 +303,7 @@ class Run {
     result = evaluate("final", total_);
     result["train_seconds"] = seconds;
     result["images_per_s"] =
-        static_cast<double>(total_) * static_cast<double>(o_.batch) / std::max(seconds, 1e-9);
+        static_cast<double>(total_) * static_cast<double>(rows_) / std::max(seconds, 1e-9);
     save(total_);
     s_.directory->log(result);
     if (s_.model.moe_layers() > 0)
@@ -309,6 +332,7 @@ class Run {
   Session& s_;
   const Options& o_;
   Batches batches_;
+  Index rows_;  // inputs of a step
   std::uint64_t per_epoch_, total_;
   moxie::Schedule schedule_;
   moxie::train::Step<Model, moxie::Supervised, Optimizer> step_;
@@ -317,6 +341,8 @@ class Run {
   Progress progress_;
   std::vector<float> inputs_, targets_;
   std::vector<std::int32_t> labels_;
+  std::vector<moxie::ImageView> views_;  // with --prc only, as the next
+  std::optional<ViewPairs> pairs_;
 
   std::uint64_t at_ = 0;     // steps done; during a step, those before it
   std::uint64_t first_ = 0;  // at_ when this process began
@@ -342,6 +368,12 @@ TrainEnd train(const TrainRequest& request, json& result) {
               session.model.parameters().size(), session.plan.active_flops / 1e6,
               session.pool.workers());
   std::fflush(stdout);
+  if (o.prc > 0 && o.prc_form == "prc" && o.prc_diagonal == "position" &&
+      !balances(o, moe_config(o, session.plan.vit)))
+    std::fputs(
+        "warning: --prc-diagonal position hardly balances the experts, and nothing else does: "
+        "add --importance and --load, or take --prc-diagonal matrix\n",
+        stderr);
   const moxie::Decay decay = moxie::Decay::kernels(o.weight_decay);
   if (o.optimizer == "sgd")
     return Run(session, moxie::Sgd{.momentum = o.momentum, .decay = decay})(result);

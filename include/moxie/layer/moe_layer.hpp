@@ -285,6 +285,11 @@ class MoeLayer {
     }
     const auto names = loss_names();
     visitor.losses(names, t.losses);
+    if (!t.regularized) return;
+    for_each_regularizer([&](const auto& a, std::size_t i) {
+      if constexpr (requires { a.values(ConstVector<B>(t.losses)); })
+        visitor.loss_parts(a.names(), a.values(ConstVector<B>(sums(t, a, i))));
+    });
   }
 
   /// Copies the last forward's routes into memory of the caller, entries as those of Routes: choice, weight: [T, K].

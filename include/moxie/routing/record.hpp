@@ -18,6 +18,9 @@ class RoutingVisitor {
   virtual void soft(const SoftRouting<B>& /*routing*/) {}
   /// Losses of the layer's regularizers in the last pass that asked for them, weighted; names beside them.
   virtual void losses(std::span<const std::string_view> /*names*/, ConstVector<B> /*values*/) {}
+  /// After `losses` in a pass that asked for them: those told apart that a list made at run time
+  /// (AnyRegularizers) reports there as one. Once for each such list.
+  virtual void loss_parts(std::span<const std::string_view> /*names*/, ConstVector<B> /*values*/) {}
 
  protected:
   RoutingVisitor() = default;
