@@ -87,5 +87,6 @@ std::vector<Kind> bias_kinds();
 std::vector<Kind> pair_kinds();
 std::vector<Kind> training_kinds();
 std::vector<Kind> attack_kinds();
+std::vector<Kind> robust_kinds();
 
 }  // namespace moxie::conformance
