@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -91,6 +92,57 @@ std::vector<std::string> flags_of(const CLI::App& app) {
   return names;
 }
 
+/// All of the text, or an error.
+template <class T>
+void apply_number(const char* name, const std::string& text, T& value) {
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc{} || stop != end)
+    moxie::throw_config("vmoe: ", flag_of(name), " is '", text, "', expected a ",
+                        std::is_integral_v<T> ? "whole " : "", "number");
+}
+
+/// The flags of `vmoe stability`, unread.
+class StabilityFlags {
+ public:
+  explicit StabilityFlags(CLI::App& app) {
+    const StabilityRequest defaults;
+    app.add_option("checkpoints", paths_, "checkpoints, or folders of runs for their newest")
+        ->type_name("PATH ...");
+    add(app, "--data", data_, "PATH", "other test images than the first was trained beside", "");
+    add(app, "--images", images_, "N", "test images, drawn by the seed; 0: all",
+        text_of(defaults.images));
+    add(app, "--seed", seed_, "N", "of images, directions of noise and crops",
+        text_of(defaults.sweep.seed));
+    add(app, "--levels", levels_, "N", "levels of noise beside none; 100 makes curves",
+        text_of(defaults.sweep.levels));
+    add(app, "--noise", noise_, "NUMBER",
+        "standard deviation of the last level, of pixels from 0 to 1",
+        text_of(defaults.sweep.largest));
+  }
+  StabilityRequest read() const {
+    StabilityRequest request;
+    request.checkpoints.assign(paths_.begin(), paths_.end());
+    request.data = data_;
+    if (!images_.empty()) apply_number("images", images_, request.images);
+    if (!levels_.empty()) apply_number("levels", levels_, request.sweep.levels);
+    if (!noise_.empty()) apply_number("noise", noise_, request.sweep.largest);
+    if (!seed_.empty()) apply_number("seed", seed_, request.sweep.seed);
+    return request;
+  }
+
+ private:
+  static void add(CLI::App& app, const char* name, std::string& value, const char* type,
+                  const char* help, const std::string& usual) {
+    app.add_option(name, value, help)
+        ->type_name(type)
+        ->default_str(usual)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
+  std::vector<std::string> paths_;
+  std::string data_, images_, seed_, levels_, noise_;
+};
+
 /// Not a CLI11 number: it takes "010" for eight.
 Index read_threads(const std::string& text) {
   Options options;
@@ -131,6 +183,12 @@ CommandLine CommandLine::parse(int argc, char** argv) {
   add_text(eval, "--routes", line.routes, "FILE",
            "write the experts and weights of every token, by image, to this file (moxie::save_routes)");
 
+  CLI::App* stability = app.add_subcommand(
+      "stability", "how routes and predictions change with noise, a crop and a flip");
+  const StabilityFlags sweep(*stability);
+  add_text(stability, "--threads", threads, "N", "worker threads; 0: all cores")->default_str("0");
+  add_text(stability, "--json", line.json, "FILE", "write all figures to this file");
+
   CLI::App* report = app.add_subcommand("report", "write the report of a run again");
   add_text(report, "run", target, "DIR", "the run's folder");
 
@@ -149,8 +207,8 @@ CommandLine CommandLine::parse(int argc, char** argv) {
   }
   const std::vector<CLI::App*> chosen = app.get_subcommands();
   if (chosen.empty()) {
-    refuse_extras(app, "command", {"train", "eval", "report", "--help", "--version"});
-    moxie::throw_config("vmoe: no command came, expected train, eval or report");
+    refuse_extras(app, "command", {"train", "eval", "stability", "report", "--help", "--version"});
+    moxie::throw_config("vmoe: no command came, expected train, eval, stability or report");
   }
   refuse_extras(*chosen.front(), "argument", flags_of(*chosen.front()));
   line.target = target;
@@ -166,6 +224,12 @@ CommandLine CommandLine::parse(int argc, char** argv) {
     if (!request.given.contains("warmup_epochs"))
       request.options.warmup_epochs = std::min(request.options.warmup_epochs, request.options.epochs);
     if (!resume.empty()) request.resume = resume;
+    return line;
+  }
+  if (stability->parsed()) {
+    line.command = Command::stability;
+    line.stability = sweep.read();
+    line.stability.threads = read_threads(threads);
     return line;
   }
   line.command = eval->parsed() ? Command::eval : Command::report;

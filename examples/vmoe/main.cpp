@@ -12,6 +12,7 @@
 #include "moxie/io/atomic_file.hpp"
 #include "report/report.hpp"
 #include "run_directory.hpp"
+#include "stability.hpp"
 #include "trainer.hpp"
 
 namespace {
@@ -25,6 +26,13 @@ void check_result_file(const std::string& file) {
 }
 void write_result(const std::string& file, const nlohmann::json& result) {
   if (!file.empty()) vmoe::write_text(file, result.dump(2) + "\n");
+}
+
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  if (std::fflush(stdout) != 0)
+    moxie::throw_io("vmoe: cannot write the figures to standard output: ",
+                    std::generic_category().message(errno));
 }
 
 int run(const vmoe::CommandLine& line) {
@@ -47,10 +55,13 @@ int run(const vmoe::CommandLine& line) {
       check_result_file(line.routes);
       result = vmoe::evaluate(line.target, line.data, line.threads, line.routes);
       write_result(line.json, result);
-      std::printf("%s\n", result.dump(2).c_str());
-      if (std::fflush(stdout) != 0)
-        moxie::throw_io("vmoe: cannot write the figures to standard output: ",
-                        std::generic_category().message(errno));
+      print(result.dump(2) + "\n");
+      break;
+    case Command::stability:
+      check_result_file(line.json);
+      result = vmoe::measure_stability(line.stability);
+      write_result(line.json, result);
+      print(vmoe::stability_text(result));
       break;
     case Command::report:
       vmoe::write_report(line.target);
