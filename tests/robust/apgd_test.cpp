@@ -105,7 +105,7 @@ TEST_CASE_TEMPLATE("APGD reaches the corner that is worst for a linear model", B
   }
 }
 
-TEST_CASE_TEMPLATE("every loss of APGD breaks points inside the ball; more than PGD's few steps", B,
+TEST_CASE_TEMPLATE("every loss of APGD breaks points inside the ball, more than PGD's few steps", B,
                    MOXIE_TEST_BACKENDS) {
   B backend = moxie::test::make_backend<B>();
   constexpr Index images = 40, width = 12;

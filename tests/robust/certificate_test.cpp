@@ -123,7 +123,7 @@ TEST_CASE("certificates by hand") {
   CHECK(inside.limited_by_route);
 }
 
-TEST_CASE("Lipschitz bounds by hand; Gram iteration from above, power iteration from below") {
+TEST_CASE("Lipschitz bounds by hand, Gram iteration from above, power iteration from below") {
   const double diagonal[] = {2, 0, 0, 1};
   const Matrix d(diagonal, 2, 2);
   const double wanted[] = {2.236068, 2.030543, 2.000975, 2.000002};

@@ -120,7 +120,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("a target can be the second-ranked experts; RA-E of a V-MoE counts as defined") {
+TEST_CASE("a target can be the second-ranked experts, RA-E of a V-MoE counts as defined") {
   B backend;
   const auto model = small_moe(backend);
   using L = moxie::Vit<B>;
