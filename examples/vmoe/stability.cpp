@@ -375,7 +375,9 @@ std::string stability_text(const json& figures) {
     out += '\n';
   };
   for (const json& model : figures.at("models")) {
-    out += "\n" + model.at("checkpoint").get<std::string>() + "\n";
+    out += '\n';
+    out += model.at("checkpoint").get<std::string>();
+    out += '\n';
     out +=
         "       noise  accuracy   p(true)  prediction    routes:    set      IoU\n"
         "                                    changed     top-1\n";
