@@ -1,5 +1,6 @@
 #include "moxie/robust/apgd.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "device/allocations.hpp"
@@ -101,7 +102,7 @@ TEST_CASE_TEMPLATE("APGD reaches the corner that is worst for a linear model", B
     const double w = kernel[2 * j + 1] - kernel[2 * j];
     const double to = static_cast<double>(x[static_cast<std::size_t>(i)]) + std::copysign(eps, w);
     CHECK(static_cast<double>(best[static_cast<std::size_t>(i)]) ==
-          doctest::Approx(to < 0 ? 0 : to > 1 ? 1 : to).epsilon(1e-6).scale(1));
+          doctest::Approx(std::clamp(to, 0.0, 1.0)).epsilon(1e-6).scale(1));
   }
 }
 
@@ -110,8 +111,7 @@ TEST_CASE_TEMPLATE("every loss of APGD breaks points inside the ball, more than 
   B backend = moxie::test::make_backend<B>();
   constexpr Index images = 40, width = 12;
   const auto model = moxie::test::curved_model(backend, width, 16, 5);
-  for (const auto loss :
-       {AttackLoss::cross_entropy, AttackLoss::dlr, AttackLoss::targeted_dlr}) {
+  for (const auto loss : {AttackLoss::cross_entropy, AttackLoss::dlr, AttackLoss::targeted_dlr}) {
     AttackData<B> data(backend, images, width);
     data.label_by(backend, model);
     const double eps = 0.04;
@@ -168,7 +168,7 @@ TEST_CASE("APGD gives the same bits for any threads and any split of the set") {
   }
 }
 
-TEST_CASE("APGD asks each point a fixed number of times, the broken no more, and allocates nothing") {
+TEST_CASE("APGD asks points a fixed number of times, the broken no more; allocates nothing") {
   using B = moxie::CpuBackend<double>;
   B backend;
   constexpr Index images = 30, width = 12, classes = 5;

@@ -168,14 +168,14 @@ struct ApgdReturn {
 };
 }  // namespace detail
 
-/// Auto-PGD in L-infinity: momentum, and a step that halves where the loss no longer rises, going back to the best point so
-/// far. Everything is decided for each point by itself. With a targeted loss it runs once for each of the classes that rank
-/// second, third, ... on the clean image.
-/// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-/// attacks", 2020, algorithm 1.
+/// Auto-PGD in L-infinity: momentum, and a step that halves where the loss no longer rises, going
+/// back to the best point so far. Everything is decided for each point by itself. With a targeted
+/// loss it runs once for each of the classes that rank second, third, ... on the clean image.
+/// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+/// diverse parameter-free attacks", 2020, algorithm 1.
 struct Apgd {
-  /// What the first loss is compared with when rises are counted: 0, as the released code's array that wraps around, or the
-  /// loss of the start.
+  /// What the first loss is compared with when rises are counted: 0, as the released code's array
+  /// that wraps around, or the loss of the start.
   enum class FirstComparison { zero, start };
 
   Threat threat{};
@@ -185,7 +185,8 @@ struct Apgd {
   int targets = 9;  ///< with a targeted loss; at most classes - 1
   double rho = 0.75;
   FirstComparison first = FirstComparison::zero;
-  /// Points leave the batch as soon as they are wrong; true: they stay to the end, and the last image that was wrong counts.
+  /// Points leave the batch as soon as they are wrong; true: they stay to the end, and the last
+  /// image that was wrong counts.
   bool keep_broken = false;
 
   template <AttackTarget M>
@@ -231,8 +232,9 @@ struct Apgd {
     }
   }
 
-  /// The parts of a run, for starts of one's own: all points of the batch become active, `start` [images, D] is where they
-  /// begin, and its loss is taken. Fallen points are recorded in x_adv and standing.
+  /// The parts of a run, for starts of one's own: all points of the batch become active, `start`
+  /// [images, D] is where they begin, and its loss is taken. Fallen points are recorded in x_adv
+  /// and standing.
   template <AttackTarget M, class B = typename M::BackendType>
   void begin(M& target, const AttackBatch<B>& batch, State<M>& s, ConstMatrix<B> start,
              Matrix<B> x_adv, IntVector<B> standing) const {

@@ -4,8 +4,8 @@
 
 namespace moxie {
 
-/// When APGD looks back: the first time after 22 % of its iterations, then after windows that shrink by 3 % each, down to
-/// 6 %.   Source: Croce and Hein 2020, section 3.1.
+/// When APGD looks back: the first time after 22 % of its iterations, then after windows that
+/// shrink by 3 % each, down to 6 %.   Source: Croce and Hein 2020, section 3.1.
 class ApgdSchedule {
  public:
   explicit constexpr ApgdSchedule(Index iterations)

@@ -17,13 +17,14 @@
 ///   void run(M&, const AttackBatch<B>&, State<M>&, Matrix<B> x_adv, IntVector<B> standing) const;
 ///
 /// Laws:
-///  * `run` looks at the points i with standing[i] != 0 alone. Those it breaks get their row of x_adv and standing[i] = 0;
-///    no other row of x_adv or element of standing is written;
+///  * `run` looks at the points i with standing[i] != 0 alone. Those it breaks get their row of
+///    x_adv and standing[i] = 0; no other row of x_adv or element of standing is written;
 ///  * a row that is written lies inside ball and box, and the target's class for it is not y[i];
-///  * randomness is counted by the image's number in the whole set (first_image + i): the result depends neither on threads
-///    nor on how the set is split into batches;
+///  * randomness is counted by the image's number in the whole set (first_image + i): the result
+///    depends neither on threads nor on how the set is split into batches;
 ///  * `bind` only moves pointers; a `run` allocates nothing;
-///  * a wrong shape is a shape_error, a wrong hyper-parameter a config_error, before anything is written.
+///  * a wrong shape is a shape_error, a wrong hyper-parameter a config_error, before anything is
+///    written.
 namespace moxie {
 
 /// What is attacked, in the backend's memory.

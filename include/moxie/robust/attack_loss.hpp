@@ -101,13 +101,15 @@ struct AttackLossRow {
 };
 }  // namespace detail
 
-/// losses[r], their gradients d_scores[r, :] (of each image's own loss, not of a mean) and fooled[r] = 1 where the largest
-/// score is not that of the class, for rows r that stand for image[r] of a batch with classes y and targets. scores,
-/// d_scores: [n, C]; losses, fooled, image: [n]. d_scores and fooled may be empty; all are overwritten. Ties go to the lower
-/// class.   Cost: O(n C); no scratch.
-/// Errors: config_error for fewer classes than the loss needs, shape_error if it needs targets and there are none.
-/// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-/// attacks", 2020, eq. 6 and 8.
+/// losses[r], their gradients d_scores[r, :] (of each image's own loss, not of a mean) and
+/// fooled[r] = 1 where the largest score is not that of the class, for rows r that stand for
+/// image[r] of a batch with classes y and targets. scores, d_scores: [n, C]; losses, fooled, image:
+/// [n]. d_scores and fooled may be empty; all are overwritten. Ties go to the lower class.   Cost:
+/// O(n C); no scratch.
+/// Errors: config_error for fewer classes than the loss needs, shape_error if it needs targets and
+/// there are none.
+/// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+/// diverse parameter-free attacks", 2020, eq. 6 and 8.
 struct AttackLosses {
   template <Backend B>
   void operator()(B& b, AttackLoss kind, ConstMatrix<B> scores, ConstIntVector<B> image,

@@ -9,14 +9,16 @@
 
 namespace moxie {
 
-/// The standard ensemble of AutoAttack in L-infinity, each attack on the points that the ones before it left standing:
-/// APGD on the cross-entropy, targeted APGD on DLR, targeted FAB, Square. A point is robust if all four fail.
+/// The standard ensemble of AutoAttack in L-infinity, each attack on the points that the ones
+/// before it left standing: APGD on the cross-entropy, targeted APGD on DLR, targeted FAB, Square.
+/// A point is robust if all four fail.
 ///
-/// It wants scores before the softmax, or log-probabilities: probabilities saturate, and then attacks see no gradient.
-/// DLR needs four classes where it is targeted: with three, its untargeted form stands in for it; with two, the cross-entropy
-/// from another start (State::stages says what ran).
-/// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-/// attacks", 2020.
+/// It wants scores before the softmax, or log-probabilities: probabilities saturate, and then
+/// attacks see no gradient. DLR needs four classes where it is targeted: with three, its untargeted
+/// form stands in for it; with two, the cross-entropy from another start (State::stages says what
+/// ran).
+/// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of
+/// diverse parameter-free attacks", 2020.
 struct AutoAttack {
   Threat threat{};
   Index height = 32, width = 32, channels = 3;  ///< of an image, channels last

@@ -5,12 +5,12 @@
 
 #include "moxie/robust/lipschitz.hpp"
 
-/// Radii within which a mixture's class cannot change, from bounds of its parts, in double on the host. F^k(x) = sum over i of
-/// a_i(x) f_i^k(x); |.| is L-infinity throughout if the constants are.
+/// Radii within which a mixture's class cannot change, from bounds of its parts, in double on the
+/// host. F^k(x) = sum over i of a_i(x) f_i^k(x); |.| is L-infinity throughout if the constants are.
 ///
-/// They hold for mixtures of whole images whose experts have Lipschitz constants (MLPs, convolutions), or for one MoE layer as
-/// a map of its own input, with routing that does not depend on other images. Not for a ViT end to end: attention has no
-/// global constant.
+/// They hold for mixtures of whole images whose experts have Lipschitz constants (MLPs,
+/// convolutions), or for one MoE layer as a map of its own input, with routing that does not depend
+/// on other images. Not for a ViT end to end: attention has no global constant.
 namespace moxie {
 
 /// Constants of a mixture at an image x.
@@ -56,8 +56,8 @@ double least_radius(std::span<const double> outputs, Index y, double less, const
 }
 }  // namespace detail
 
-/// D_k = sum over i of r_i M + a_i L_i^k: how fast output k of the mixture can move.   @throws shape_error for constants of
-/// different numbers of experts
+/// D_k = sum over i of r_i M + a_i L_i^k: how fast output k of the mixture can move.   @throws
+/// shape_error for constants of different numbers of experts
 inline double mixture_slope(const MixtureConstants& c, Index k) {
   const auto experts = static_cast<Index>(c.gate.size());
   if (static_cast<Index>(c.gate_lip.size()) != experts || c.expert_lip.rows != experts)
@@ -82,8 +82,9 @@ inline Certificate certify_mixture(std::span<const double> outputs, Index y,
               outputs, y, 0, [&](Index j) { return own + mixture_slope(c, j); })),
           .label = c.label};
 }
-/// The published formula, min over j of (F^y - F^j) / D_y. Constants of single classes do not suffice for it: a diagnostic.
-/// Negative where another class leads.   Source: Zhang et al. 2025, theorem 5.4, as transcribed by others.
+/// The published formula, min over j of (F^y - F^j) / D_y. Constants of single classes do not
+/// suffice for it: a diagnostic. Negative where another class leads.   Source: Zhang et al. 2025,
+/// theorem 5.4, as transcribed by others.
 inline Certificate published_radius(std::span<const double> outputs, Index y,
                                     const MixtureConstants& c) {
   detail::check_class("moxie::published_radius", outputs, y);
@@ -93,8 +94,9 @@ inline Certificate published_radius(std::span<const double> outputs, Index y,
   return {.radius = margin / mixture_slope(c, y), .label = Soundness::diagnostic};
 }
 
-/// A mixture of probabilities (1 - alpha) F_S + alpha F_R of which only the robust part is known: F_S may be anything in
-/// [0, 1]. `robust` are the outputs F_R^k(x). Not applicable for alpha <= 1/2.
+/// A mixture of probabilities (1 - alpha) F_S + alpha F_R of which only the robust part is known:
+/// F_S may be anything in [0, 1]. `robust` are the outputs F_R^k(x). Not applicable for alpha <=
+/// 1/2.
 inline Certificate certify_dual(std::span<const double> robust, Index y, double alpha,
                                 const MixtureConstants& c) {
   detail::check_class("moxie::certify_dual", robust, y);
@@ -114,8 +116,8 @@ inline Certificate published_dual_radius(std::span<const double> robust, Index y
       .radius = detail::least_radius(robust, y, (1 - alpha) / alpha, [&](Index) { return own; }),
       .label = Soundness::diagnostic};
 }
-/// A mixture of two models with constants for both; `outputs` are those of the mixture. Of scores as well, with constants of
-/// scores. The larger of this and certify_dual holds.
+/// A mixture of two models with constants for both; `outputs` are those of the mixture. Of scores
+/// as well, with constants of scores. The larger of this and certify_dual holds.
 inline Certificate certify_dual_pair(std::span<const double> outputs, Index y, double alpha,
                                      const MixtureConstants& standard,
                                      const MixtureConstants& robust) {
@@ -131,9 +133,11 @@ inline Certificate certify_dual_pair(std::span<const double> outputs, Index y, d
           .label = weakest(standard.label, robust.label)};
 }
 
-/// Within this L-infinity radius the `chosen` experts of the largest logits stay the same: min over i chosen and j not of
-/// (z_i - z_j) / ||w_i - w_j||_1, for an affine router z = x W + b, `kernel` [D, E]. 0 for a tie, infinite if all are chosen.
-/// @throws shape_error if there are not as many logits as columns, config_error for a bad number of choices
+/// Within this L-infinity radius the `chosen` experts of the largest logits stay the same: min over
+/// i chosen and j not of (z_i - z_j) / ||w_i - w_j||_1, for an affine router z = x W + b, `kernel`
+/// [D, E]. 0 for a tie, infinite if all are chosen.
+/// @throws shape_error if there are not as many logits as columns, config_error for a bad number of
+/// choices
 inline double route_radius(std::span<const double> logits, detail::HostMatrix kernel,
                            Index chosen) {
   const auto experts = static_cast<Index>(logits.size());
@@ -163,7 +167,8 @@ inline double route_radius(std::span<const double> logits, detail::HostMatrix ke
   return detail::below(least);
 }
 
-/// A certificate that holds as long as the routing does: for hard or top-K routing, which jumps where the selection changes.
+/// A certificate that holds as long as the routing does: for hard or top-K routing, which jumps
+/// where the selection changes.
 inline Certificate within_route(const Certificate& c, double route) {
   if (!c.applicable || !(route < c.radius)) return c;
   Certificate inside = c;

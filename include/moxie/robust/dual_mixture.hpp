@@ -6,8 +6,8 @@
 
 namespace moxie {
 
-/// What a dual model mixes: scores, their softmax, or the logarithm of that mixture. Losses and most attacks want scores: of
-/// a mixture of probabilities they get the logarithm.
+/// What a dual model mixes: scores, their softmax, or the logarithm of that mixture. Losses and
+/// most attacks want scores: of a mixture of probabilities they get the logarithm.
 enum class DualSpace { logit, probability, log_probability };
 
 namespace detail {
@@ -92,7 +92,8 @@ struct MixRowBackward {
   }
 
  private:
-  /// u_j = dy_j times what this part has of the mixture (of its logarithm: its share); dz_j = u_j - p_j sum of u.
+  /// u_j = dy_j times what this part has of the mixture (of its logarithm: its share); dz_j = u_j -
+  /// p_j sum of u.
   MOXIE_HD MOXIE_INLINE void part(Index n, T weight, const ScoreRow<T>& own, const ScoreRow<T>& s,
                                   const ScoreRow<T>& o, const T* d, T* dz) const {
     const bool log = space == DualSpace::log_probability;
@@ -112,8 +113,8 @@ struct MixRowBackward {
 };
 }  // namespace detail
 
-/// out = the mixture of the scores of a standard and a robust model, alpha the robust one's weight. [R, C] each; out may be
-/// neither.   Cost: O(R C); no scratch.
+/// out = the mixture of the scores of a standard and a robust model, alpha the robust one's weight.
+/// [R, C] each; out may be neither.   Cost: O(R C); no scratch.
 struct MixScores {
   template <Backend B>
   void operator()(B& b, DualSpace space, double alpha, ConstMatrix<B> standard,

@@ -15,16 +15,18 @@ struct DualOptions {
   friend constexpr bool operator==(const DualOptions&, const DualOptions&) = default;
 };
 
-/// Two classifiers as one: a standard model and a robust one, mixed with weight alpha for the robust one.
+/// Two classifiers as one: a standard model and a robust one, mixed with weight alpha for the
+/// robust one.
 ///   F_D(x) = (1 - alpha) F_S(x) + alpha F_R(x),   x [R, D], F [R, classes]
 ///
 ///   const auto root = moxie::root(backend);
 ///   DualModel model{Vit(root / "Standard", ...), Vit(root / "Robust", ...), {.alpha = 0.7}};
 ///   root.parameters->initialize(1);
 ///
-/// Both lie in one model, each in its own Scope, so that a training step of the range "Robust" leaves every bit of the
-/// standard model as it is. MoE layers are counted standard ones first.
-/// Source: Zhang et al., "Optimizing Robustness and Accuracy in Mixture of Experts: A Dual-Model Approach", 2025.
+/// Both lie in one model, each in its own Scope, so that a training step of the range "Robust"
+/// leaves every bit of the standard model as it is. MoE layers are counted standard ones first.
+/// Source: Zhang et al., "Optimizing Robustness and Accuracy in Mixture of Experts: A Dual-Model
+/// Approach", 2025.
 template <Layer S, Layer R>
 class DualModel {
  public:
@@ -45,7 +47,8 @@ class DualModel {
     Matrix<B> dx;                    // [R, D] of the robust one
   };
 
-  /// @throws config_error unless both have the same widths and lie in one model, or for alpha outside [0, 1]
+  /// @throws config_error unless both have the same widths and lie in one model, or for alpha
+  /// outside [0, 1]
   DualModel(S standard, R robust, const DualOptions& options = {})
       : standard_(std::move(standard)), robust_(std::move(robust)) {
     if (standard_.input_width() != robust_.input_width() ||

@@ -9,7 +9,8 @@
 namespace moxie {
 
 namespace detail {
-/// A point over the boundary: kept if it is the nearest so far and inside the ball, then drawn back to its center.
+/// A point over the boundary: kept if it is the nearest so far and inside the ball, then drawn back
+/// to its center.
 template <Backend B>
 struct FabJudge {
   LinfBall<typename B::Scalar> ball;
@@ -53,10 +54,11 @@ struct FillActive {
 };
 }  // namespace detail
 
-/// The targeted fast adaptive boundary attack in L-infinity: looks for the nearest image of each target class, along
-/// linearisations of the gap between its score and the class's. Only what lies inside the ball breaks a point.
-/// Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", 2020; without
-/// random starts and final search, as in AutoAttack's standard ensemble.
+/// The targeted fast adaptive boundary attack in L-infinity: looks for the nearest image of each
+/// target class, along linearisations of the gap between its score and the class's. Only what lies
+/// inside the ball breaks a point.
+/// Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
+/// attack", 2020; without random starts and final search, as in AutoAttack's standard ensemble.
 struct FabTargeted {
   Threat threat{};
   int iterations = 100;
@@ -66,7 +68,8 @@ struct FabTargeted {
   double overshoot = 1.05;  ///< eta
   double back =
       0.9;  ///< beta: how far from the image a point starts anew that went over the boundary
-  /// Points leave the batch as soon as they are broken; true: they go on looking for something nearer.
+  /// Points leave the batch as soon as they are broken; true: they go on looking for something
+  /// nearer.
   bool keep_broken = false;
 
   template <AttackTarget M>
@@ -74,9 +77,8 @@ struct FabTargeted {
     using B = typename M::BackendType;
     detail::Query<B> query;
     detail::TargetClasses<B> targets;
-    Matrix<B> points;  ///< [images, D] iterates
-    Vector<B>
-        nearest;  ///< [images] distance of the nearest image found by the last run, inside the ball or not
+    Matrix<B> points;   ///< [images, D] iterates
+    Vector<B> nearest;  ///< [images] distance of the nearest found, inside the ball or not
   };
   /// What `nearest` is where nothing was found.
   static constexpr double nothing = 1e10;

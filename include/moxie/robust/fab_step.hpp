@@ -8,8 +8,9 @@
 namespace moxie {
 
 namespace detail {
-/// The shortest way d in L-infinity from t [n] to the plane w.(t + d) = w.t - c inside the box: every pixel goes by `length`
-/// or as far as the box lets it, against the sign of w (c < 0: along it). A plane out of reach: all the way.
+/// The shortest way d in L-infinity from t [n] to the plane w.(t + d) = w.t - c inside the box:
+/// every pixel goes by `length` or as far as the box lets it, against the sign of w (c < 0: along
+/// it). A plane out of reach: all the way.
 template <class T>
 struct WayToPlane {
   const T* t;
@@ -21,8 +22,8 @@ struct WayToPlane {
   MOXIE_HD MOXIE_INLINE WayToPlane(Index n, const T* point, const T* normal, double c,
                                    const PixelBox<T>& pixels)
       : t(point), w(normal), box(pixels), sign(c < 0 ? T(-1) : T(1)), length(0) {
-    // What is gained, the sum of |w_i| min(length, room_i), is concave in the length: Newton's steps come from below and
-    // end exactly, since each passes another room or none.
+    // What is gained, the sum of |w_i| min(length, room_i), is concave in the length: Newton's
+    // steps come from below and end exactly, since each passes another room or none.
     const double wanted = c < 0 ? -c : c;
     Index stopped = -1;
     for (;;) {
@@ -126,9 +127,11 @@ struct FabStepRow {
 };
 }  // namespace detail
 
-/// d[r, :] = the shortest way in L-infinity from t[r, :] to the plane w.x = b inside the box [low, high]; as near as the box
-/// lets it where it does not reach that far. t, w, d: [R, D]; b: [R].   Cost: O(R D) a pass, a few passes; no scratch.
-/// Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary attack", 2020, eq. 6.
+/// d[r, :] = the shortest way in L-infinity from t[r, :] to the plane w.x = b inside the box [low,
+/// high]; as near as the box lets it where it does not reach that far. t, w, d: [R, D]; b: [R].
+/// Cost: O(R D) a pass, a few passes; no scratch.
+/// Source: Croce and Hein, "Minimally distorted adversarial examples with a fast adaptive boundary
+/// attack", 2020, eq. 6.
 struct WayToPlanes {
   template <Backend B>
   void operator()(B& backend, ConstMatrix<B> t, ConstMatrix<B> w, ConstVector<B> b, Matrix<B> d,
@@ -146,9 +149,10 @@ struct WayToPlanes {
 };
 inline constexpr WayToPlanes way_to_planes{};
 
-/// One step of FAB for the active points: x[image[r], :] goes to the plane at which the linearised gap, df[r] + w[r, :].(z -
-/// x), is 0, over it by `overshoot`, and some way back to its center, at most `most_bias`. x, center: [images, D]; w: [n, D];
-/// df, image: [n]; bias: [n] the share that went to the center, or empty.
+/// One step of FAB for the active points: x[image[r], :] goes to the plane at which the linearised
+/// gap, df[r] + w[r, :].(z - x), is 0, over it by `overshoot`, and some way back to its center, at
+/// most `most_bias`. x, center: [images, D]; w: [n, D]; df, image: [n]; bias: [n] the share that
+/// went to the center, or empty.
 /// Source: as WayToPlanes, eq. 9 to 11.
 struct FabStep {
   template <Backend B>

@@ -7,11 +7,13 @@
 #include "moxie/core/error.hpp"
 #include "moxie/core/view.hpp"
 
-/// Upper bounds of Lipschitz constants, in double on the host, rounded up. Kernels are [in, out] as those of Linear (y = x W);
-/// of a convolution [height * width * channels in, channels out]: zero padding only lowers it.
+/// Upper bounds of Lipschitz constants, in double on the host, rounded up. Kernels are [in, out] as
+/// those of Linear (y = x W); of a convolution [height * width * channels in, channels out]: zero
+/// padding only lowers it.
 namespace moxie {
 
-/// What a number may be used for. The label of what is computed from several is the weakest of theirs.
+/// What a number may be used for. The label of what is computed from several is the weakest of
+/// theirs.
 enum class Soundness {
   formal,     ///< a proven bound
   estimate,   ///< converges to the truth from the wrong side
@@ -63,9 +65,11 @@ inline double frobenius_norm(detail::HostMatrix w) {
   return detail::frobenius(m);
 }
 
-/// Gram iteration: an upper bound of the largest singular value after any number of steps, at most rank^(1 / 2^(steps + 1))
-/// times too large. As computed; `spectral_bound` adds what rounding may take away.
-/// Source: Delattre et al., "Efficient bound of Lipschitz constant for convolutional layers by Gram iteration", 2023.
+/// Gram iteration: an upper bound of the largest singular value after any number of steps, at most
+/// rank^(1 / 2^(steps + 1)) times too large. As computed; `spectral_bound` adds what rounding may
+/// take away.
+/// Source: Delattre et al., "Efficient bound of Lipschitz constant for convolutional layers by Gram
+/// iteration", 2023.
 /// Cost: O(min^2 max + steps min^3).
 inline double gram_iteration(detail::HostMatrix w, int steps) {
   detail::check_finite_matrix("moxie::gram_iteration", w);
@@ -97,7 +101,8 @@ inline double gram_iteration(detail::HostMatrix w, int steps) {
   return norm > 0 ? std::exp(log_scale + share * std::log(norm)) : 0.0;
 }
 
-/// ||W v||_2 after `steps` steps of power iteration from equal entries. It comes from below: an estimate, no bound.
+/// ||W v||_2 after `steps` steps of power iteration from equal entries. It comes from below: an
+/// estimate, no bound.
 inline LipschitzBound power_iteration(detail::HostMatrix w, int steps) {
   detail::check_finite_matrix("moxie::power_iteration", w);
   std::vector<double> v(static_cast<std::size_t>(w.cols),
@@ -125,7 +130,8 @@ inline LipschitzBound power_iteration(detail::HostMatrix w, int steps) {
   return {detail::frobenius(u), Soundness::estimate};
 }
 
-/// L-infinity to L-infinity: the largest sum of |W| into one output, of an affine layer or a convolution.
+/// L-infinity to L-infinity: the largest sum of |W| into one output, of an affine layer or a
+/// convolution.
 inline LipschitzBound linf_bound(detail::HostMatrix kernel) {
   detail::check_finite_matrix("moxie::linf_bound", kernel);
   double largest = 0;
@@ -136,7 +142,8 @@ inline LipschitzBound linf_bound(detail::HostMatrix kernel) {
   }
   return {detail::above_sum(largest, kernel.rows)};
 }
-/// L2 to L2: the least of Gram iteration, the root of the product of the norms of rows and columns, and Frobenius.
+/// L2 to L2: the least of Gram iteration, the root of the product of the norms of rows and columns,
+/// and Frobenius.
 inline LipschitzBound spectral_bound(detail::HostMatrix kernel, int steps = 12) {
   const double gram = gram_iteration(kernel, steps);
   double column = 0, row = 0;
@@ -155,8 +162,9 @@ inline LipschitzBound spectral_bound(detail::HostMatrix kernel, int steps = 12) 
   return {least * (1 + 1e-6)};
 }
 
-/// An MLP of two layers in L-infinity: by the product of the absolute matrices, which is tighter than that of their norms.
-/// first: [in, hidden], second: [hidden, out]; biases do not matter.   @throws shape_error if they do not fit together
+/// An MLP of two layers in L-infinity: by the product of the absolute matrices, which is tighter
+/// than that of their norms. first: [in, hidden], second: [hidden, out]; biases do not matter.
+/// @throws shape_error if they do not fit together
 inline LipschitzBound mlp_linf_bound(detail::HostMatrix first, detail::HostMatrix second,
                                      double slope = gelu_slope) {
   if (first.cols != second.rows)
@@ -190,7 +198,8 @@ constexpr LipschitzBound residual_bound(LipschitzBound branch) {
 constexpr LipschitzBound chain(LipschitzBound a, LipschitzBound b) {
   return {a.value * b.value * (1 + 4e-16), weakest(a.label, b.label)};
 }
-/// One class probability of a softmax of scores with this bound in L-infinity, or one gate of a softmax router.
+/// One class probability of a softmax of scores with this bound in L-infinity, or one gate of a
+/// softmax router.
 constexpr LipschitzBound softmax_coordinate(LipschitzBound scores) {
   return {0.5 * scores.value, scores.label};
 }

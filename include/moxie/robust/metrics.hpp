@@ -9,7 +9,8 @@
 
 namespace moxie {
 
-/// Points of an evaluation: of all, how many were right, and how many are still right under an attack. Add up batches.
+/// Points of an evaluation: of all, how many were right, and how many are still right under an
+/// attack. Add up batches.
 struct RobustCount {
   Index images = 0;
   Index clean = 0;
@@ -43,8 +44,8 @@ Index count_standing(B& b, ConstIntVector<B> standing) {
   return n;
 }
 
-/// SA and RA of one batch: what the target of `attack` gets right, and still does. standing[i] = 1 for those; x_adv has the
-/// rows that were found. Blocks.
+/// SA and RA of one batch: what the target of `attack` gets right, and still does. standing[i] = 1
+/// for those; x_adv has the rows that were found. Blocks.
 template <AttackTarget M, Attack<M> A, class B = typename M::BackendType>
 RobustCount evaluate_attack(RunAttack<M, A>& attack, const AttackBatch<B>& batch, Matrix<B> x_adv,
                             IntVector<B> standing) {
@@ -75,8 +76,9 @@ struct KeepBoth {
 };
 }  // namespace detail
 
-/// RA-E: the experts are attacked, while routes and gate weights stay those of the clean images. Isolated: the accuracy of the
-/// experts under these routes; transfer: that of the whole model on the images that were found.
+/// RA-E: the experts are attacked, while routes and gate weights stay those of the clean images.
+/// Isolated: the accuracy of the experts under these routes; transfer: that of the whole model on
+/// the images that were found.
 template <Layer L>
 class ExpertAttack {
   using B = typename L::BackendType;
@@ -88,8 +90,8 @@ class ExpertAttack {
         whole_(LayerTarget<L>(model), pgd, images),
         right_(model.parameters().backend(), images) {}
 
-  /// standing[i] = 1 for points right before and after; x_adv: [images, D] as `mode` leaves it: isolated the rows of
-  /// points that fell, transfer all. Blocks.
+  /// standing[i] = 1 for points right before and after; x_adv: [images, D] as `mode` leaves it:
+  /// isolated the rows of points that fell, transfer all. Blocks.
   RobustCount operator()(const AttackBatch<B>& batch, PartMode mode, Matrix<B> x_adv,
                          IntVector<B> standing) {
     B& b = whole_.target().backend();
@@ -115,10 +117,11 @@ class ExpertAttack {
   Buffer<B, std::int32_t> right_;
 };
 
-/// RA-R of a model that is routed once an image: the attack drives the router away from the expert that it prefers on the
-/// clean image, by the cross-entropy of its scores. Isolated: the accuracy of the model on the clean image, under the routes
-/// of the perturbed one; transfer: on the perturbed one. `Z` is an AttackTarget whose classes are the experts: what turns
-/// images into router scores.
+/// RA-R of a model that is routed once an image: the attack drives the router away from the expert
+/// that it prefers on the clean image, by the cross-entropy of its scores. Isolated: the accuracy
+/// of the model on the clean image, under the routes of the perturbed one; transfer: on the
+/// perturbed one. `Z` is an AttackTarget whose classes are the experts: what turns images into
+/// router scores.
 template <Layer L, AttackTarget Z>
 class RouterAttack {
   using B = typename L::BackendType;

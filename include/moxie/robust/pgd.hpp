@@ -104,8 +104,8 @@ struct StartInBall {
 };
 }  // namespace detail
 
-/// Projected gradient descent: steps along the sign of the gradient of the cross-entropy (L2: along the gradient), each
-/// followed by a projection into ball and box, from a random point of the ball.
+/// Projected gradient descent: steps along the sign of the gradient of the cross-entropy (L2: along
+/// the gradient), each followed by a projection into ball and box, from a random point of the ball.
 /// Source: Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018.
 struct Pgd {
   Threat threat{};
@@ -115,8 +115,8 @@ struct Pgd {
   int restarts = 1;          ///< starts of `run`; random_start alone makes them differ
   bool targeted = false;     ///< towards AttackBatch::target; what counts as broken stays "not y"
   bool project = true;       ///< false: neither ball nor box, as V-MoE
-  /// In `run` a point falls, and leaves the batch, at the first image on the way that is wrong; false: the last one
-  /// decides, as in published numbers for PGD.
+  /// In `run` a point falls, and leaves the batch, at the first image on the way that is wrong;
+  /// false: the last one decides, as in published numbers for PGD.
   bool any_step = true;
 
   template <AttackTarget M>
@@ -135,8 +135,8 @@ struct Pgd {
     s.points = arena.template kept<T>(images, target.input_width());
   }
 
-  /// The perturbed images that training uses: x_adv = the last iterate of every point, whether it fools the model or not.
-  /// x_adv may not overlap batch.x.
+  /// The perturbed images that training uses: x_adv = the last iterate of every point, whether it
+  /// fools the model or not. x_adv may not overlap batch.x.
   template <AttackTarget M, class B = typename M::BackendType>
   void perturb(M& target, const AttackBatch<B>& batch, State<M>& s, Matrix<B> x_adv) const {
     check_shapes(target, batch, s, x_adv, nullptr);
@@ -165,7 +165,8 @@ struct Pgd {
     }
   }
 
-  /// One step of the active points of x, in place: `steps` of them from a point of one's own are an attack.
+  /// One step of the active points of x, in place: `steps` of them from a point of one's own are an
+  /// attack.
   template <AttackTarget M, class B = typename M::BackendType>
   void iterate(M& target, const AttackBatch<B>& batch, State<M>& s, Matrix<B> x) const {
     iterate(target, batch, s, x, nullptr, nullptr);
@@ -257,8 +258,8 @@ struct Pgd {
   }
 };
 
-/// V-MoE's attack: small equal steps from the image itself, without projection or pixel clipping. In its pixels, [-1, 1], eps
-/// is twice as large.
+/// V-MoE's attack: small equal steps from the image itself, without projection or pixel clipping.
+/// In its pixels, [-1, 1], eps is twice as large.
 constexpr Pgd vmoe_pgd(double eps, int steps = 40) {
   return {.threat = {.norm = Norm::linf, .eps = eps},
           .step = steps > 0 ? eps / steps : 0.0,

@@ -32,10 +32,11 @@ struct GatherRoutes {
 };
 }  // namespace detail
 
-/// What the MoE layers of a model decided for a batch of images, in the backend's memory: experts, drops and weights. It
-/// outlives the tape of the pass and can be replayed for some of the images. Visit a model's tape with it, after `begin`.
-/// Memory is taken in the first pass that is recorded.
-/// Errors: config_error for a layer where experts choose or that is soft: its tokens have no K choices.
+/// What the MoE layers of a model decided for a batch of images, in the backend's memory: experts,
+/// drops and weights. It outlives the tape of the pass and can be replayed for some of the images.
+/// Visit a model's tape with it, after `begin`. Memory is taken in the first pass that is recorded.
+/// Errors: config_error for a layer where experts choose or that is soft: its tokens have no K
+/// choices.
 template <Backend B>
 class RecordedRoutes final : public RoutingVisitor<B> {
   using T = typename B::Scalar;
@@ -84,7 +85,8 @@ class RecordedRoutes final : public RoutingVisitor<B> {
   ConstIntMatrix<B> choice(Index layer) const { return choice(layers_[index(layer)]); }
   ConstMatrix<B> weight(Index layer) const { return weight(layers_[index(layer)]); }
 
-  /// Routes of the given images, ascending, for a pass over them in this order; all layers. Valid until the next call.
+  /// Routes of the given images, ascending, for a pass over them in this order; all layers. Valid
+  /// until the next call.
   std::span<const Routes<B>> of(ConstIntVector<B> image) {
     for (std::size_t i = 0; i < at_; ++i) {
       const LayerMemory& layer = layers_[i];
@@ -127,8 +129,8 @@ class RecordedRoutes final : public RoutingVisitor<B> {
   std::vector<Routes<B>> routes_;
 };
 
-/// A model whose routing stays as it was for other images: experts, drops and gate weights, in every MoE layer. An
-/// AttackTarget. The model must outlive it.
+/// A model whose routing stays as it was for other images: experts, drops and gate weights, in
+/// every MoE layer. An AttackTarget. The model must outlive it.
 template <Layer L>
 class FrozenRoutes {
  public:

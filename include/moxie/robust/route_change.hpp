@@ -49,12 +49,12 @@ struct RouteChangeRow {
 };
 }  // namespace detail
 
-/// How the routes of tokens differ from what they were, in one MoE layer. choice, weight: [T, K], entries as those of
-/// Routes, K may differ. out: [T, 3], of each token
+/// How the routes of tokens differ from what they were, in one MoE layer. choice, weight: [T, K],
+/// entries as those of Routes, K may differ. out: [T, 3], of each token
 ///   0: 1 if the first expert is another, else 0
 ///   1: 1 if the set of chosen experts is another, dropped ones included, else 0
-///   2: intersection over union of the experts that took it with a weight above 0; 0 if none did in either (V-MoE's
-///      definition: the mean of 1 - iou is its routing change).
+///   2: intersection over union of the experts that took it with a weight above 0; 0 if none did in
+///      either (V-MoE's definition: the mean of 1 - iou is its routing change).
 struct RouteChange {
   template <Backend B>
   void operator()(B& b, ConstIntMatrix<B> before, ConstMatrix<B> weight_before,

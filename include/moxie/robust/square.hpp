@@ -105,10 +105,11 @@ struct CopyFlags {
 };
 }  // namespace detail
 
-/// The Square attack in L-infinity: random search without gradients, by windows that shrink. Images are rows of pixels,
-/// channels last.
-/// Source: Andriushchenko, Croce, Flammarion and Hein, "Square attack: a query-efficient black-box adversarial attack via
-/// random search", 2020; the window and its signs are drawn once an iteration for all images, as in AutoAttack.
+/// The Square attack in L-infinity: random search without gradients, by windows that shrink. Images
+/// are rows of pixels, channels last.
+/// Source: Andriushchenko, Croce, Flammarion and Hein, "Square attack: a query-efficient black-box
+/// adversarial attack via random search", 2020; the window and its signs are drawn once an
+/// iteration for all images, as in AutoAttack.
 struct Square {
   Threat threat{};
   Index height = 32, width = 32, channels = 3;

@@ -2,21 +2,24 @@
 
 #include "moxie/layer/concept.hpp"
 
-/// An AttackTarget is what an attack asks: scores of images, and the gradient of anything made of scores to the images. A
-/// model and how it is run: LayerTarget is a Layer in evaluation mode, FrozenRoutes the same with routes that stay.
+/// An AttackTarget is what an attack asks: scores of images, and the gradient of anything made of
+/// scores to the images. A model and how it is run: LayerTarget is a Layer in evaluation mode,
+/// FrozenRoutes the same with routes that stay.
 ///
 /// Members:
 ///   using BackendType;
 ///   B& backend() const; Index input_width() const, classes() const;
 ///   void bind(Arena<B>&, Index images);      takes the memory of passes of up to `images` images
 ///   void scores(ConstMatrix<B> x, ConstIntVector<B> image, Matrix<B> scores);
-///       x: [n, D], scores: [n, classes]; image[r] says which image of the attacked batch row r is: broken ones leave
+///       x: [n, D], scores: [n, classes]; image[r] says which image of the attacked batch row r is:
+///       broken ones leave
 ///   void gradient(ConstMatrix<B> d_scores, Matrix<B> dx);      of the last scores, to their x
 ///
 /// Laws:
 ///  * an image's scores and gradient do not depend on the images beside it;
 ///  * the same image gives the same bits every time: no noise, no dropout;
-///  * no gradient of a parameter is computed or touched, and nothing of the model is different afterwards;
+///  * no gradient of a parameter is computed or touched, and nothing of the model is different
+///    afterwards;
 ///  * `scores` and `gradient` never allocate.
 namespace moxie {
 
@@ -33,11 +36,12 @@ concept AttackTarget = Backend<typename M::BackendType> &&
   target.gradient(x, y);
 };
 
-/// A model as it is evaluated. Mode is told to each pass and is no state of a layer, so there is nothing to switch back:
-/// a training pass may be pending on another tape. The model must outlive it.
+/// A model as it is evaluated. Mode is told to each pass and is no state of a layer, so there is
+/// nothing to switch back: a training pass may be pending on another tape. The model must outlive
+/// it.
 ///
-/// Images must not compete for slots (groups of one image, or a capacity under which nothing drops): otherwise what one
-/// image gets depends on who left the batch.
+/// Images must not compete for slots (groups of one image, or a capacity under which nothing
+/// drops): otherwise what one image gets depends on who left the batch.
 template <Layer L>
 class LayerTarget {
  public:

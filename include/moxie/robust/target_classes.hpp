@@ -34,7 +34,8 @@ class TargetClasses {
   void bind(Arena<B>& arena, Index images, int wanted, Index classes) {
     ranked_ = arena.template kept<std::int32_t>(count(wanted, classes) + 1, images);
   }
-  /// Asks for the scores of the clean images of the active points. Uses rows and scores of the query.
+  /// Asks for the scores of the clean images of the active points. Uses rows and scores of the
+  /// query.
   template <AttackTarget M>
   void rank(M& target, const AttackBatch<B>& batch, const Query<B>& q) {
     B& b = target.backend();

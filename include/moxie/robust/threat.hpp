@@ -11,8 +11,9 @@ namespace moxie {
 
 enum class Norm { linf, l2 };
 
-/// What an attacker may do to an image: move it inside a ball around it, and inside the box of pixel values. In the unit of
-/// the model's input: eps 8/255 in the box [0, 1] is 16/255 in [-1, 1].
+/// What an attacker may do to an image: move it inside a ball around it, and inside the box of
+/// pixel values. In the unit of the model's input: eps 8/255 in the box [0, 1] is 16/255 in [-1,
+/// 1].
 struct Threat {
   Norm norm = Norm::linf;
   double eps = 8.0 / 255;
@@ -69,8 +70,8 @@ struct PixelBox {
     return x < low ? low : x;
   }
 };
-/// The box and the L-infinity ball around a point of the box. Bounds are rounded inward: what is clipped lies inside the
-/// ball as real numbers have it.
+/// The box and the L-infinity ball around a point of the box. Bounds are rounded inward: what is
+/// clipped lies inside the ball as real numbers have it.
 template <class T>
 struct LinfBall {
   T eps;
@@ -147,8 +148,9 @@ inline void check_threat(const char* who, const Threat& t) {
 }
 }  // namespace detail
 
-/// Moves each row of x into the ball around the same row of center and into the box. Never outside, as real numbers have it
-/// (L2: as double precision has the norm); rows of center lie in the box. x, center: [R, D].
+/// Moves each row of x into the ball around the same row of center and into the box. Never outside,
+/// as real numbers have it (L2: as double precision has the norm); rows of center lie in the box.
+/// x, center: [R, D].
 /// Cost: O(R D); no scratch.
 struct ProjectRows {
   template <Backend B>
