@@ -379,8 +379,8 @@ std::string stability_text(const json& figures) {
     out += model.at("checkpoint").get<std::string>();
     out += '\n';
     out +=
-        "       noise  accuracy   p(true)  prediction    routes:    set      IoU\n"
-        "                                    changed     top-1\n";
+        "       noise  accuracy   p(true)  prediction   routes changed\n"
+        "                                     changed    top-1      set  1 - IoU\n";
     for (const json& level : model.at("noise").at("levels")) {
       char sigma[32];
       std::snprintf(sigma, sizeof sigma, "%.4f", level.at("sigma").get<double>());

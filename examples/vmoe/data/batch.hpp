@@ -28,9 +28,9 @@ struct BatchOptions {
 
 /// Memory of the caller for one batch. A span may be empty: that part is not written.
 struct BatchBuffers {
-  std::span<float> images{};         ///< [rows, row_values]: a row is height, width, channel
-  std::span<float> targets{};        ///< [rows, classes]: smoothed and mixed in training
-  std::span<std::int32_t> labels{};  ///< [rows]: of the image itself, whatever was mixed into it
+  std::span<float> images{};            ///< [rows, row_values]: a row is height, width, channel
+  std::span<float> targets{};           ///< [rows, classes]: smoothed and mixed in training
+  std::span<std::int32_t> labels{};     ///< [rows]: of the image itself, whatever was mixed into it
   std::span<moxie::ImageView> views{};  ///< [rows]: where each row looks; with two views only
 };
 
@@ -57,7 +57,7 @@ class Batches {
   Batches(const ImageSet& set, Index classes, const Normalization& normalization,
           const BatchOptions& options, Use use);
 
-  Index per_epoch() const;        ///< batches of one epoch
+  Index per_epoch() const;                                           ///< batches of one epoch
   Index rows(Index batch) const { return views() * images(batch); }  ///< of one batch
   Index images(Index batch) const;                                   ///< of one batch
   Index views() const { return options_.views ? 2 : 1; }             ///< of an image
