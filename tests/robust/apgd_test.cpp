@@ -168,7 +168,7 @@ TEST_CASE("APGD gives the same bits for any threads and any split of the set") {
   }
 }
 
-TEST_CASE("APGD asks points a fixed number of times, the broken no more; allocates nothing") {
+TEST_CASE("APGD asks points a fixed number of times, the broken no more, and allocates nothing") {
   using B = moxie::CpuBackend<double>;
   B backend;
   constexpr Index images = 30, width = 12, classes = 5;
