@@ -68,7 +68,7 @@ TEST_CASE("attacks on a V-MoE do not depend on who is left in the batch, drops a
 }
 
 TEST_CASE(
-    "routes of every layer stay those of their own image; gradients go through experts alone") {
+    "routes of every layer stay those of their own image, and gradients go through experts alone") {
   B backend;
   const auto model = small_moe(backend);
   using L = moxie::Vit<B>;
