@@ -1,0 +1,12 @@
+#pragma once
+
+#include "commands/command.hpp"
+
+namespace vmoe {
+
+std::unique_ptr<Command> train_command();
+std::unique_ptr<Command> eval_command();
+std::unique_ptr<Command> stability_command();
+std::unique_ptr<Command> report_command();
+
+}  // namespace vmoe
