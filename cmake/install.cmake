@@ -1,4 +1,4 @@
-# Install rules: headers, targets and a package file, so that find_package(moxie CONFIG) works.
+# Install rules: headers, targets, and package files for find_package(moxie CONFIG) and for pkg-config.
 
 include(CMakePackageConfigHelpers)
 set(moxie_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/moxie")
@@ -21,4 +21,14 @@ install(FILES
   "${PROJECT_BINARY_DIR}/moxieConfig.cmake" "${PROJECT_BINARY_DIR}/moxieConfigVersion.cmake"
   "${CMAKE_CURRENT_LIST_DIR}/moxieThrust.cmake"
   DESTINATION "${moxie_package_dir}" COMPONENT moxie)
+
+# pkg-config: the prefix is where the file lies, so that an installed tree can be moved
+set(moxie_pkgconfig_dir "${CMAKE_INSTALL_DATADIR}/pkgconfig")
+set(moxie_root "/moxie-root")  # any folder: only the way from one to the other counts
+file(RELATIVE_PATH moxie_up "${moxie_root}/${moxie_pkgconfig_dir}" "${moxie_root}")
+cmake_path(SET moxie_pc_prefix NORMALIZE "${moxie_up}")
+string(REGEX REPLACE "/$" "" moxie_pc_prefix "${moxie_pc_prefix}")
+configure_file("${CMAKE_CURRENT_LIST_DIR}/moxie.pc.in" "${PROJECT_BINARY_DIR}/moxie.pc" @ONLY)
+install(FILES "${PROJECT_BINARY_DIR}/moxie.pc" DESTINATION "${moxie_pkgconfig_dir}" COMPONENT moxie)
+
 install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}" COMPONENT moxie)
