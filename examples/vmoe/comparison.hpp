@@ -22,11 +22,11 @@ inline constexpr std::size_t most_compared = 8;  ///< models that a page can tel
 
 /// What the page of `comparison_page` shows: the images with their directions of noise; for every
 /// model, image and level the true class's probability, the prediction, and in every MoE layer the
-/// experts of each patch and the routing change since level 0 (patches only: without a class token).
-/// The same figures as those of `measure_stability`, whatever the number of threads.
+/// experts of each patch and the routing change since level 0, of patches without a class token. The
+/// same figures as those of `measure_stability`, whatever the number of threads.
 ///
 /// Sizes: a byte a patch, layer, level and image for each expert (two if a model has more than 127
-/// experts), and where their number differs between patches one more; two bytes a pixel and channel,
+/// experts), and one more where their number differs between patches; two bytes a pixel and channel,
 /// for directions are rounded to 1/28 of the noise's deviation: what is shown differs from what the
 /// models saw by at most 1/56 of that. Then a third more for base64.
 /// @throws moxie::config_error for less than two models or more than `most_compared`, for models

@@ -26,7 +26,7 @@ struct Checkpoint {
 std::vector<Checkpoint> read_checkpoints(const char* who,
                                          const std::vector<std::filesystem::path>& paths);
 
-/// Where test images come from: `data`, or if that is empty what the first model was trained beside.
+/// Where test images come from: `data`, or if it is empty what the first model was trained beside.
 std::string test_data_path(const std::vector<Checkpoint>& checkpoints, const std::string& data);
 
 /// The test images that are looked at, with their numbers.

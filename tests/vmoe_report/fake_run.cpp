@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "vmoe/report/base64.hpp"
+
 namespace fake {
 
 namespace fs = std::filesystem;
@@ -68,18 +70,6 @@ Json eval_line(const Run& run, const char* event, int step, Random& random) {
           {"accuracy", 0.1 + 0.69 * (1 - std::exp(-5 * done)) + 0.01 * uniform(random)},
           {"dropped", 0.01 + 0.1 * std::exp(-8 * done)},
           {"layers", layers}};
-}
-
-std::string base64(const std::vector<unsigned char>& bytes) {
-  constexpr char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string out;
-  for (std::size_t i = 0; i < bytes.size(); i += 3) {
-    const std::size_t here = std::min<std::size_t>(3, bytes.size() - i);
-    std::uint32_t word = 0;
-    for (std::size_t b = 0; b < 3; ++b) word = word << 8 | (b < here ? bytes[i + b] : 0U);
-    for (std::size_t d = 0; d < 4; ++d) out += d <= here ? digits[word >> (18 - 6 * d) & 63U] : '=';
-  }
-  return out;
 }
 
 // A disc on a meadow under a sky: enough for routes that follow what a patch shows.
@@ -188,7 +178,7 @@ Json routing(const Run& run) {
     images.push_back({{"height", run.side},
                       {"width", run.side},
                       {"channels", run.channels},
-                      {"pixels", base64(pixels)},
+                      {"pixels", vmoe::base64(pixels.data(), pixels.size())},
                       {"label", label},
                       {"prediction", right ? label : (label + 1) % classes},
                       {"probability", 0.35 + 0.6 * uniform(random)},

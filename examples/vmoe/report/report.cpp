@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "moxie/core/error.hpp"
+#include "page.hpp"
 
 namespace vmoe {
 namespace {
@@ -24,14 +25,14 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;  // ordered: the page shows the configuration as it was written
 
-constexpr std::string_view page_html =
-#include "page_html.inc"
+constexpr std::string_view run_html =
+#include "run_html.inc"
     ;
-constexpr std::string_view page_css =
-#include "page_css.inc"
+constexpr std::string_view run_routes_js =
+#include "run_routes_js.inc"
     ;
-constexpr std::string_view page_js =
-#include "page_js.inc"
+constexpr std::string_view run_js =
+#include "run_js.inc"
     ;
 
 constexpr std::size_t most_train_points = 2000;  // more than any screen has columns
@@ -315,56 +316,6 @@ Json read_routing(const fs::path& path) {
   return routing;
 }
 
-std::string escape_html(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
-
-// JSON for a <script> element. There `<` is in strings only, and without it neither `</script` nor
-// `<!--` can appear; the rest is ASCII, so the page does not depend on its encoding.
-std::string escape_script(const Json& data) {
-  std::string out;
-  for (const char c : data.dump(-1, ' ', true)) {
-    if (c == '<')
-      out += "\\u003c";
-    else
-      out += c;
-  }
-  return out;
-}
-
-// Puts each value in place of its mark. Marks are looked for in the page only, in order, never in
-// what was put in.
-std::string fill(std::string_view page,
-                 const std::vector<std::pair<std::string_view, std::string>>& values) {
-  std::string out;
-  std::size_t done = 0;
-  for (const auto& [mark, value] : values) {
-    const std::size_t at = page.find(mark, done);
-    out.append(page.substr(done, at - done)).append(value);
-    done = at + mark.size();
-  }
-  return out.append(page.substr(done));
-}
-
 void write_atomically(const fs::path& path, const std::string& text) {
   fs::path draft = path;
   draft += ".tmp";
@@ -397,10 +348,10 @@ void write_report(const fs::path& run_dir) {
   if (preset != data["config"].end() && preset->is_string())
     title += ": " + preset->get<std::string>();
 
-  write_atomically(run_dir / "report.html", fill(page_html, {{"{{title}}", escape_html(title)},
-                                                             {"{{css}}", std::string(page_css)},
-                                                             {"{{data}}", escape_script(data)},
-                                                             {"{{js}}", std::string(page_js)}}));
+  write_atomically(run_dir / "report.html", make_page({.title = title,
+                                                       .main = run_html,
+                                                       .scripts = {run_routes_js, run_js},
+                                                       .data = data.dump(-1, ' ', true)}));
 }
 
 }  // namespace vmoe
