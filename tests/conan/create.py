@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Creates the Conan package, which trains a layer in test_package/, and builds and runs a consumer of it.
+
+Conan is that of build/venv (scripts/install_deps conan) or of PATH; without one the test is skipped.
+"""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+
+def find_conan(source):
+    own = source / "build" / "venv" / "bin" / "conan"
+    conan = str(own) if own.exists() else shutil.which("conan")
+    if conan is None:
+        return None, "there is no Conan: scripts/install_deps conan"
+    asked = subprocess.run([conan, "--version"], capture_output=True, text=True)
+    if asked.returncode != 0 or "version 2." not in asked.stdout:
+        return None, f"{conan} is no Conan 2: {(asked.stdout + asked.stderr).strip()}"
+    return conan, ""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=pathlib.Path, required=True, help="the project")
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="an empty folder is made of it")
+    parser.add_argument("--compiler", required=True)
+    parser.add_argument("--eigen", required=True, help="folder of Eigen/")
+    options = parser.parse_args()
+    conan, reason = find_conan(options.source)
+    if conan is None:
+        print("moxie: skipped:", reason)
+        return
+    shutil.rmtree(options.work, ignore_errors=True)
+    options.work.mkdir(parents=True)
+    here = pathlib.Path(__file__).resolve().parent
+    environment = {**os.environ, "CONAN_HOME": str(options.work / "home"), "CXX": options.compiler}
+    settings = ["-s", "compiler.cppstd=20", "-s", "build_type=Debug", "-c", "tools.cmake.cmaketoolchain:generator=Ninja",
+                "-c", "tools.cmake.cmaketoolchain:user_presets=",  # or it writes into our folder
+                "-c", f"tools.build:compiler_executables={{'cpp': '{options.compiler}'}}", "--no-remote"]
+
+    def run(*command):
+        print("+", *command, flush=True)
+        done = subprocess.run(command, env=environment)
+        if done.returncode != 0:
+            sys.exit(f"{command[0]} ended with {done.returncode}")
+
+    # test_package/ is copied, since Conan builds inside it
+    project = options.work / "moxie"
+    shutil.copytree(options.source / "include", project / "include")
+    shutil.copytree(options.source / "test_package", project / "test_package",
+                    ignore=shutil.ignore_patterns("build", "__pycache__", "CMakeUserPresets.json"))
+    for file in ("conanfile.py", "LICENSE"):
+        shutil.copy(options.source / file, project)
+
+    run(conan, "profile", "detect")
+    run(conan, "create", str(here / "eigen"), "-c", f"user.moxie:eigen={options.eigen}", *settings)
+    run(conan, "create", str(project), *settings)
+    build = options.work / "consumer"
+    run(conan, "install", str(here / "consumer"), "--output-folder", str(build), *settings)
+    run("cmake", "-G", "Ninja", "-S", str(here / "consumer"), "-B", str(build / "build"), "-DCMAKE_BUILD_TYPE=Debug",
+        f"-DCMAKE_TOOLCHAIN_FILE={build / 'conan_toolchain.cmake'}")
+    run("cmake", "--build", str(build / "build"))
+    run(str(build / "build" / "consumer"))
+    run(str(build / "build" / "consumer_openmp"))
+    print("conan: created, tested, and consumed")
+
+
+if __name__ == "__main__":
+    main()
