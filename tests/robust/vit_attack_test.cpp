@@ -1,13 +1,8 @@
 #include <cmath>
 
-#include "moxie/capacity/factor.hpp"
-#include "moxie/expert/feed_forward.hpp"
-#include "moxie/layer/moe_layer.hpp"
-#include "moxie/nn/vit.hpp"
 #include "moxie/robust/apgd.hpp"
 #include "moxie/robust/metrics.hpp"
-#include "moxie/router/top_k.hpp"
-#include "robust/models.hpp"
+#include "robust/small_moe.hpp"
 
 namespace {
 
@@ -17,28 +12,11 @@ using moxie::Pgd;
 using moxie::test::AttackData;
 using B = moxie::CpuBackend<double>;
 
-constexpr Index images = 14, pixels = 16, classes = 3, tokens = 4;
-
-/// A small V-MoE whose experts drop tokens: groups of one image.
-moxie::Vit<B> small_moe(B& backend) {
-  moxie::VitConfig config{.image_height = 4, .image_width = 4, .channels = 1, .patch = 2};
-  config.width = 8;
-  config.blocks = 2;
-  config.moe_blocks = {0, 1};
-  config.heads = 2;
-  config.hidden = 6;
-  config.classes = classes;
-  config.pooling = moxie::Pooling::mean;
-  moxie::Vit<B> model(backend, config, [](const moxie::Scope<B>& scope, Index) {
-    return moxie::AnyLayer<B>(moxie::MoeLayer(
-        scope, {.width = 8, .experts = 4, .group = tokens}, moxie::TopKRouter{.k = 2},
-        moxie::CapacityFactor{.factor = 1}, moxie::FeedForward<moxie::Gelu>{.hidden = 8}));
-  });
-  const auto values = model.parameters().edit();
-  const auto draw = moxie::test::normals(values.size, 5);
-  for (Index i = 0; i < values.size; ++i) values[i] += 0.4 * draw[static_cast<std::size_t>(i)];
-  return model;
-}
+using moxie::test::small_moe;
+constexpr auto images = moxie::test::moe_images;
+constexpr auto pixels = moxie::test::moe_pixels;
+constexpr auto classes = moxie::test::moe_classes;
+constexpr auto tokens = moxie::test::moe_tokens;
 
 }  // namespace
 

@@ -70,5 +70,20 @@ void check_overflow(const R& router, const C& capacity, Index width, Index outpu
                  "the experts map a width of ", width, " to ", output, ", expected the same");
 }
 
+/// What a pass asks a layer of these sizes to move away from.   @throws shape_error too
+template <class B>
+void check_anchor(const RouterAnchor<B>& anchor, const Pass<B>& pass, const RoutingShape& s,
+                  bool soft) {
+  if (!anchor.logits) return;
+  if (soft)
+    throw_config("moxie::MoeLayer::forward: pass.anchors: this layer is soft: its tokens have no probabilities of "
+                 "experts to move away from");
+  if (pass.mask)
+    throw_config("moxie::MoeLayer::forward: pass.anchors: the pass has a mask, expected none");
+  if (anchor.logits.rows != s.tokens || anchor.logits.cols != s.experts)
+    throw_shape("moxie::MoeLayer::forward: pass.anchors: logits are [", anchor.logits.rows, " x ",
+                anchor.logits.cols, "], expected [", s.tokens, " x ", s.experts, "]");
+}
+
 }  // namespace detail
 }  // namespace moxie

@@ -13,6 +13,7 @@
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/add_rows.hpp"
 #include "moxie/ops/first_non_finite.hpp"
+#include "moxie/ops/kl_divergence.hpp"
 #include "moxie/regularizer/concept.hpp"
 #include "moxie/router/bias.hpp"
 #include "moxie/routing/record.hpp"
@@ -72,6 +73,7 @@ class MoeLayer {
     Vector<B> losses;
     // of the last forward
     Context<B> context;
+    RouterAnchor<B> anchor;
     Rows<B> dispatched;
     bool given = false;   // choices came from outside ...
     bool frozen = false;  // ... and weights
@@ -178,7 +180,7 @@ class MoeLayer {
     RoutingShape s = routing_shape(x.rows, pass.mode);
     detail::PassState<B> state = t.state;  // the tape's stays as it was unless the pass fits
     state.begin_forward_of_parts("moxie::MoeLayer", x, y, input_width(), output_width(), pass);
-    const Routes<B> given = routes_of(pass);
+    const Routes<B> given = at_layer(pass, pass.routes);
     check_pass(t, pass, given, s);
     t.state = state;
     t.ready = false;
@@ -199,6 +201,7 @@ class MoeLayer {
                  .pairs = pass.pairs};
     t.given = !given.empty();
     t.frozen = t.given && given.weights != Routes<B>::Weights::gate;
+    t.anchor = at_layer(pass, pass.anchors);
     gate_.forward(b, t.context, parameters(), gate_state_, x, r.logits, t.gate);
     first_non_finite(b, ConstVector<B>(r.logits.data, r.logits.size()), r.status, t.check);
     if constexpr (std::same_as<typename B::Space, HostSpace>) check(t);
@@ -223,6 +226,10 @@ class MoeLayer {
     B& b = backend();
     RoutingType& r = t.routing;
     RoutingGradients<RoutingType> d = t.d.begin(b, r);
+    if (t.anchor.logits)
+      b.for_each(r.logits.rows,
+                 detail::KlDivergenceRow<B>{t.anchor.logits, r.logits, {}, {}, d.logits,
+                                            static_cast<T>(t.anchor.factor)});
 
     const Matrix<B> d_rows = t.d_rows.top(t.dispatched.rows);
     const Rows<B> dy_rows =
@@ -370,9 +377,11 @@ class MoeLayer {
       t.assign.bind(arena, b, s, shape_.group > 0 ? s.groups() : 1, order_bytes);
     }
   }
-  static Routes<B> routes_of(const Pass<B>& pass) {
+  /// This layer's of what the pass has for each, or an empty one.
+  template <class P>
+  static P at_layer(const Pass<B>& pass, std::span<const P> each) {
     const auto at = static_cast<std::size_t>(pass.moe_layer);
-    return at < pass.routes.size() ? pass.routes[at] : Routes<B>{};
+    return at < each.size() ? each[at] : P{};
   }
   /// Checks that a pass of shape `s` fits; with routes from outside the shape becomes theirs.
   void check_pass(const Tape& t, const Pass<B>& pass, const Routes<B>& given, RoutingShape& s) const {
@@ -382,6 +391,7 @@ class MoeLayer {
     if (pass.pairs && pass.pairs.cols != 2)
       throw_shape("moxie::MoeLayer::forward: pass.pairs is [", pass.pairs.rows, " x ",
                   pass.pairs.cols, "], expected [pairs x 2]");
+    detail::check_anchor(at_layer(pass, pass.anchors), pass, s, soft);
     if (given.empty()) {
       // Only a rule that gives a smaller pass more slots than the one the tape was made for can come here.
       if (s.rows > t.routing.bound_rows() || dispatcher_.rows(s) > t.rows.rows)

@@ -249,6 +249,7 @@ class RunAttack {
   M& target() { return target_; }
   const A& attack() const { return attack_; }
   typename A::template State<M>& state() { return state_; }
+  const typename A::template State<M>& state() const { return state_; }
   std::size_t bytes() const noexcept { return memory_.bytes(); }
 
  private:

@@ -117,11 +117,63 @@ class ExpertAttack {
   Buffer<B, std::int32_t> right_;
 };
 
+namespace detail {
+/// Counts what is left of a model when its routes are those of other images.
+template <Layer L>
+class RouteVerdict {
+  using B = typename L::BackendType;
+
+ public:
+  RouteVerdict(const L& model, const Pgd& pgd, Index images)
+      : routes_(FrozenRoutes<L>(model, images), pgd, images),
+        whole_(LayerTarget<L>(model), pgd, images),
+        right_(model.parameters().backend(), images) {}
+
+  B& backend() { return routes_.target().backend(); }
+  /// standing: what the model gets right. Blocks.
+  RobustCount begin(const AttackBatch<B>& batch, IntVector<B> standing) {
+    RobustCount count{.images = batch.x.rows};
+    whole_.find_correct(batch, standing);
+    count.clean = count_standing(backend(), ConstIntVector<B>(standing));
+    return count;
+  }
+  /// ... and still does: isolated, clean images under the routes of x_adv; transfer, x_adv. Blocks.
+  void finish(const AttackBatch<B>& batch, PartMode mode, ConstMatrix<B> x_adv,
+              IntVector<B> standing, RobustCount& count) {
+    B& b = backend();
+    const Index n = batch.x.rows;
+    const IntVector<B> right = right_.view().middle(0, n);
+    if (mode == PartMode::isolated) {
+      routes_.target().record(x_adv);
+      routes_.find_correct(batch.x, batch.y, right);
+    } else {
+      whole_.find_correct(x_adv, batch.y, right);
+    }
+    b.for_each(n, KeepBoth<B>{right, standing});
+    count.robust = count_standing(b, ConstIntVector<B>(standing));
+  }
+  /// A router that is sure of its expert has no gradient at the image itself, and neither has a
+  /// distance from what the router says of it.
+  static const Pgd& checked(const char* who, const Pgd& pgd) {
+    if (!pgd.random_start)
+      throw_config(who,
+                   ": random_start is false, expected true: a router that is sure of its expert "
+                   "has no gradient at the image itself");
+    return pgd;
+  }
+
+ private:
+  RunAttack<FrozenRoutes<L>, Pgd> routes_;
+  RunAttack<LayerTarget<L>, Pgd> whole_;
+  Buffer<B, std::int32_t> right_;
+};
+}  // namespace detail
+
 /// RA-R of a model that is routed once an image: the attack drives the router away from the expert
 /// that it prefers on the clean image, by the cross-entropy of its scores. Isolated: the accuracy
 /// of the model on the clean image, under the routes of the perturbed one; transfer: on the
 /// perturbed one. `Z` is an AttackTarget whose classes are the experts: what turns images into
-/// router scores.
+/// router scores. LayeredRouterAttack is that of a model with routers inside.
 template <Layer L, AttackTarget Z>
 class RouterAttack {
   using B = typename L::BackendType;
@@ -130,62 +182,43 @@ class RouterAttack {
   /// Room for batches of up to `images`. Model and router must outlive it.
   /// @throws config_error without random_start
   RouterAttack(const L& model, Z router, const Pgd& pgd, Index images)
-      : router_(std::move(router), checked(pgd), images),
-        routes_(FrozenRoutes<L>(model, images), pgd, images),
-        whole_(LayerTarget<L>(model), pgd, images),
+      : router_(std::move(router),
+                detail::RouteVerdict<L>::checked("moxie::RouterAttack", pgd), images),
+        verdict_(model, pgd, images),
         expert_(model.parameters().backend(), images),
-        right_(model.parameters().backend(), images),
+        point_(model.parameters().backend(), images),
         logits_(model.parameters().backend(), images * router_.target().classes()) {}
 
   /// x_adv: [images, D] what the router is shown. Otherwise as ExpertAttack. Blocks.
   RobustCount operator()(const AttackBatch<B>& batch, PartMode mode, Matrix<B> x_adv,
                          IntVector<B> standing) {
-    B& b = whole_.target().backend();
-    const Index n = batch.x.rows;
-    RobustCount count{.images = n};
-    whole_.find_correct(batch, standing);
-    count.clean = count_standing(b, ConstIntVector<B>(standing));
+    RobustCount count = verdict_.begin(batch, standing);
     Z& router = router_.target();
+    const Index n = batch.x.rows;
     points_of(n);
     const Matrix<B> logits(logits_.view().data, n, router.classes());
-    router.scores(batch.x, right_.view().middle(0, n), logits);
+    router.scores(batch.x, point_.view().middle(0, n), logits);
     const IntVector<B> expert = expert_.view().middle(0, n);
-    argmax_rows(b, ConstMatrix<B>(logits), expert);
+    argmax_rows(router.backend(), ConstMatrix<B>(logits), expert);
     AttackBatch<B> away = batch;
     away.y = expert;
     router_.attack().perturb(router, away, router_.state(), x_adv);
-    const IntVector<B> right = right_.view().middle(0, n);
-    if (mode == PartMode::isolated) {
-      routes_.target().record(ConstMatrix<B>(x_adv));
-      routes_.find_correct(batch.x, batch.y, right);
-    } else {
-      whole_.find_correct(ConstMatrix<B>(x_adv), batch.y, right);
-    }
-    b.for_each(n, detail::KeepBoth<B>{right, standing});
-    count.robust = count_standing(b, ConstIntVector<B>(standing));
+    verdict_.finish(batch, mode, ConstMatrix<B>(x_adv), standing, count);
     return count;
   }
 
  private:
-  static const Pgd& checked(const Pgd& pgd) {
-    if (!pgd.random_start)
-      throw_config(
-          "moxie::RouterAttack: random_start is false, expected true: a router that is sure "
-          "of its expert has no gradient at the image itself");
-    return pgd;
-  }
   /// The numbers 0 .. n - 1, which a target may ask for.
   void points_of(Index n) {
     std::vector<std::int32_t> host(static_cast<std::size_t>(n));
     for (Index i = 0; i < n; ++i) host[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(i);
     if (n > 0)
-      router_.target().backend().copy_from_host(right_.view().data, host.data(),
+      router_.target().backend().copy_from_host(point_.view().data, host.data(),
                                                 host.size() * sizeof(std::int32_t));
   }
   RunAttack<Z, Pgd> router_;
-  RunAttack<FrozenRoutes<L>, Pgd> routes_;
-  RunAttack<LayerTarget<L>, Pgd> whole_;
-  Buffer<B, std::int32_t> expert_, right_;
+  detail::RouteVerdict<L> verdict_;
+  Buffer<B, std::int32_t> expert_, point_;
   Buffer<B, typename B::Scalar> logits_;
 };
 
