@@ -6,13 +6,14 @@
 namespace moxie {
 
 /// A convolution: every window of an image times one matrix.   x: [images, height * width *
-/// channels], pixel by pixel, channels last; y: [images, windows * O], windows row by row, so that y
-/// is the x of a convolution over O channels.
+/// channels], pixel by pixel, channels last; y: [images, windows * O], windows row by row, so that
+/// y is the x of a convolution over O channels.
 ///
 /// Parameters: kernel [size, size, channels, O] and, unless left out, bias [O]. Rows of y and dy
-/// must lie without gaps (shape_error). Cost: windows size^2 channels O multiply-adds forward, twice
-/// that backward. Windows are copied out for as many images at a time as fill about 2^20 elements,
-/// and again in a backward that wants the kernel's gradient: memory does not grow with the batch.
+/// must lie without gaps (shape_error). Cost: windows size^2 channels O multiply-adds forward,
+/// twice that backward. Windows are copied out for as many images at a time as fill about 2^20
+/// elements, and again in a backward that wants the kernel's gradient: memory does not grow with
+/// the batch.
 template <Backend B>
 class Convolution {
  public:

@@ -25,8 +25,8 @@ enum class PixelNorm {
 /// network starts as its shortcuts. Rows of x, y and their gradients must lie without gaps
 /// (shape_error).
 /// Source: He et al., "Identity Mappings in Deep Residual Networks", 2016; Zhang et al., "Fixup
-/// Initialization", 2019. Layer norm instead of batch norm, whose result for an image depends on the
-/// images beside it.
+/// Initialization", 2019. Layer norm instead of batch norm, whose result for an image depends on
+/// the images beside it.
 template <Backend B, class A = Relu>
 class ResidualBlock {
  public:
