@@ -1,0 +1,60 @@
+cmake_minimum_required(VERSION 3.22)
+file(REMOVE_RECURSE "${WORK}")
+set(PORT moxie)
+set(CURRENT_PACKAGES_DIR "${WORK}/packages/moxie")
+set(folder "${MOXIE_SOURCE}/ports/moxie")
+
+file(READ "${folder}/vcpkg.json" manifest)
+string(JSON name GET "${manifest}" name)
+string(JSON version GET "${manifest}" version)
+string(JSON first GET "${manifest}" dependencies 0)
+if(NOT name STREQUAL PORT OR NOT version STREQUAL VERSION OR NOT first STREQUAL "eigen3")
+  message(FATAL_ERROR "${folder}/vcpkg.json is of ${name} ${version} on ${first}, expected moxie ${VERSION} on eigen3")
+endif()
+
+# ---- stand-ins: what vcpkg's functions of these names do, as far as this port needs it ----
+function(vcpkg_cmake_configure)
+  cmake_parse_arguments(arg "" "SOURCE_PATH" "OPTIONS" ${ARGN})
+  execute_process(COMMAND_ERROR_IS_FATAL ANY OUTPUT_QUIET COMMAND "${CMAKE_COMMAND}" -G "${GENERATOR}"
+    -S "${arg_SOURCE_PATH}" -B "${WORK}/build" "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_INSTALL_LIBDIR=lib
+    "-DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR}" ${arg_OPTIONS})
+endfunction()
+function(vcpkg_cmake_install)
+  execute_process(COMMAND_ERROR_IS_FATAL ANY OUTPUT_QUIET
+    COMMAND "${CMAKE_COMMAND}" --build "${WORK}/build" --target install)
+endfunction()
+function(vcpkg_cmake_config_fixup)
+  cmake_parse_arguments(arg "" "CONFIG_PATH" "" ${ARGN})
+  file(COPY "${CURRENT_PACKAGES_DIR}/${arg_CONFIG_PATH}/" DESTINATION "${CURRENT_PACKAGES_DIR}/share/${PORT}")
+  file(REMOVE_RECURSE "${CURRENT_PACKAGES_DIR}/${arg_CONFIG_PATH}")
+endfunction()
+function(vcpkg_fixup_pkgconfig)
+endfunction()
+function(vcpkg_install_copyright)
+  cmake_parse_arguments(arg "" "" "FILE_LIST" ${ARGN})
+  file(COPY_FILE "${arg_FILE_LIST}" "${CURRENT_PACKAGES_DIR}/share/${PORT}/copyright")
+endfunction()
+
+include("${folder}/portfile.cmake")
+
+foreach(file IN ITEMS include/moxie/moxie.hpp share/moxie/moxieConfig.cmake share/moxie/moxieTargets.cmake
+    share/moxie/moxieConfigVersion.cmake share/moxie/usage share/moxie/copyright share/pkgconfig/moxie.pc)
+  if(NOT EXISTS "${CURRENT_PACKAGES_DIR}/${file}")
+    message(FATAL_ERROR "the port installs no ${file}")
+  endif()
+endforeach()
+file(GLOB left "${CURRENT_PACKAGES_DIR}/*")
+list(LENGTH left folders)
+if(NOT folders EQUAL 2)
+  message(FATAL_ERROR "the port installs ${left}, expected include and share")
+endif()
+
+# each target that the words for users name is one that the package makes
+file(READ "${folder}/usage" usage)
+file(READ "${CURRENT_PACKAGES_DIR}/share/moxie/moxieTargets.cmake" targets)
+string(REGEX MATCHALL "moxie::[a-z_]+" named "${usage}")
+foreach(target IN LISTS named)
+  if(NOT targets MATCHES "add_library\\(${target} ")
+    message(FATAL_ERROR "usage names ${target}, which the package does not make")
+  endif()
+endforeach()
