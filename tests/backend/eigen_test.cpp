@@ -37,3 +37,37 @@ TEST_CASE("as_view takes row-major matrices only") {
   static_assert(!moxie::EigenRows<Eigen::MatrixXf>);
   static_assert(moxie::EigenRows<Eigen::VectorXf>);
 }
+
+TEST_CASE("as_view follows Map, Ref, transpose and const, and refuses what is about to die") {
+  std::vector<float> data(24, 0.0F);
+  using Rows = moxie::EigenMatrix<float>;
+
+  // every second row of a buffer that is somebody else's
+  const auto map = as_view(Eigen::Map<Rows, 0, Eigen::OuterStride<>>(data.data(), 2, 4, Eigen::OuterStride<>(8)));
+  CHECK(map.stride == 8);
+  map(1, 3) = 1;
+  CHECK(data[11] == 1);
+
+  Rows owner = Rows::Zero(3, 4);
+  const auto read = [](const Eigen::Ref<const Rows>& r) { return as_view(r); };
+  const auto write = [](Eigen::Ref<Rows> r) { return as_view(r); };
+  static_assert(std::is_same_v<decltype(read(owner)), moxie::MatrixView<const float>>);
+  static_assert(std::is_same_v<decltype(write(owner)), moxie::MatrixView<float>>);
+  write(owner)(2, 1) = 6;
+  CHECK(owner(2, 1) == 6);
+  CHECK(read(owner).data == owner.data());  // no copy
+
+  Eigen::MatrixXf columns = Eigen::MatrixXf::Zero(4, 3);  // [width, tokens]
+  const auto tokens = as_view(columns.transpose());
+  CHECK(tokens.rows == 3);
+  CHECK(tokens.stride == 4);
+  tokens(2, 1) = 9;
+  CHECK(columns(1, 2) == 9);
+
+  const Eigen::VectorXf fixed = Eigen::VectorXf::Constant(3, 2.0F);
+  static_assert(std::is_same_v<decltype(as_view(fixed)), moxie::VectorView<const float>>);
+  CHECK(as_view(fixed)[2] == 2);
+  static_assert(moxie::detail::DyingMatrix<Rows>);
+  static_assert(!moxie::detail::DyingMatrix<Rows&>);
+  static_assert(!moxie::detail::DyingMatrix<Eigen::Ref<Rows>>);
+}

@@ -39,7 +39,8 @@ EigenVectorMap<T> as_eigen(VectorView<T, HostSpace> v) {
   return {v.data, v.size};
 }
 
-/// What `as_view` accepts: a row-major matrix, map or block whose rows are contiguous, or a vector.
+/// What `as_view` accepts: a row-major matrix, Map, Ref or block whose rows are contiguous, or a
+/// vector. A column-major matrix [D, T] is a row-major [T, D]: give its `.transpose()`.
 template <class M>
 concept EigenRows =
     requires(M& m) {
@@ -47,17 +48,25 @@ concept EigenRows =
       m.data();
     } && M::InnerStrideAtCompileTime == 1 && (bool(M::IsVectorAtCompileTime) || bool(M::IsRowMajor));
 
-/// A view of an Eigen matrix; it must outlive the view.
-template <EigenRows M>
-  requires(!bool(M::IsVectorAtCompileTime))
-auto as_view(M& m) {
-  return MatrixView<std::remove_pointer_t<decltype(m.data())>>(m.data(), m.rows(), m.cols(),
-                                                              m.outerStride());
-}
-template <EigenRows M>
-  requires(bool(M::IsVectorAtCompileTime))
-auto as_view(M& m) {
-  return VectorView<std::remove_pointer_t<decltype(m.data())>>(m.data(), m.size());
+namespace detail {
+/// A matrix that owns its elements and is about to be destroyed: a view of it would dangle.
+template <class M>
+concept DyingMatrix =
+    !std::is_lvalue_reference_v<M> &&
+    std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cv_t<M>>, std::remove_cv_t<M>>;
+}  // namespace detail
+
+/// A view of an Eigen matrix, or of what a Map, Ref or block of one shows: a MatrixView, of vectors a
+/// VectorView. The elements must outlive it.
+template <class M>
+  requires EigenRows<std::remove_reference_t<M>> && (!detail::DyingMatrix<M>)
+auto as_view(M&& m) {
+  using T = std::remove_pointer_t<decltype(m.data())>;
+  if constexpr (bool(std::remove_reference_t<M>::IsVectorAtCompileTime)) {
+    return VectorView<T>(m.data(), m.size());
+  } else {
+    return MatrixView<T>(m.data(), m.rows(), m.cols(), m.outerStride());
+  }
 }
 
 }  // namespace moxie
