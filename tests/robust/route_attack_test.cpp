@@ -5,7 +5,6 @@
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/robust/metrics.hpp"
-#include "moxie/robust/route_change.hpp"
 #include "moxie/router/expert_choice.hpp"
 #include "moxie/router/top_k.hpp"
 #include "robust/models.hpp"
@@ -152,26 +151,6 @@ TEST_CASE("accuracies add up, margins are those of classes") {
   CHECK(margins.mean(0) == 1);  // (2 + 0) / 2
   CHECK(margins.mean(1) == -3);
   CHECK(margins.mean(2) == 0);
-}
-
-TEST_CASE_TEMPLATE("route change by hand: first expert, set, intersection over union", B,
-                   MOXIE_TEST_BACKENDS) {
-  using T = typename B::Scalar;
-  B backend = moxie::test::make_backend<B>();
-  const auto drop = [](Index e) { return moxie::dropped_route(e); };
-  const std::vector<std::int32_t> before{0, 1, 0, 1, 2, drop(1), -1, -1, 0, drop(2)};
-  const std::vector<std::int32_t> after{0, 1, 1, 0, 2, 1, 0, -1, 0, 1};
-  const moxie::test::Buffer<std::int32_t, B> a(backend, before), b(backend, after);
-  const moxie::test::Buffer<T, B> w(backend, 10, T(0.5));
-  moxie::test::Buffer<T, B> out(backend, 15, -1);
-  moxie::route_change(backend, moxie::ConstIntMatrix<B>(a.view(5, 2)),
-                      moxie::ConstMatrix<B>(w.view(5, 2)), moxie::ConstIntMatrix<B>(b.view(5, 2)),
-                      moxie::ConstMatrix<B>(w.view(5, 2)), out.view(5, 3));
-  CHECK(out.to_vector() == std::vector<T>{0, 0, 1,         // the same
-                                          1, 0, 1,         // in another order
-                                          0, 0, T(0.5),    // a drop that is served now
-                                          1, 1, 0,         // none before
-                                          0, 1, T(0.5)});  // another second, the first was dropped
 }
 
 TEST_CASE("routes that cannot be replayed are refused") {

@@ -130,6 +130,36 @@ TEST_CASE_TEMPLATE("experts of tokens are read in the router's order, drops and 
   CHECK(reader.layers[0] == experts({{{2}, {0}}, {{2, false}, {1, false}}, {}}));
 }
 
+TEST_CASE_TEMPLATE("a drop that was recorded stays a choice", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  using T = typename B::Scalar;
+  using Ids = std::vector<std::int32_t>;
+  const auto read = [&](const Ids& choices, const Ids& rows) {
+    const test::Buffer<std::int32_t, B> choice(backend, choices), row(backend, rows);
+    const test::Buffer<T, B> weight(backend, 10, T(0.5));
+    SparseRouting<B> r;
+    r.shape = {.tokens = 5, .experts = 3, .choices = 2};
+    r.choice = choice.view(5, 2);
+    r.row = row.view(5, 2);
+    r.weight = weight.view(5, 2);
+    TokenExpertsReader<B> reader(backend, 1);
+    reader.sparse(r);
+    return reader.layers[0];
+  };
+  // Alike; in another order; a drop that is served now; none before; another second, where the
+  // first was dropped.
+  const TokenExperts before =
+      read({0, 1, 0, 1, 2, dropped_route(1), -1, -1, 0, dropped_route(2)},
+           {0, 4, 1, 5, 6, -1, -1, -1, 2, -1});
+  CHECK(before == experts({{{0}, {1}}, {{0}, {1}}, {{2}, {1, false}}, {}, {{0}, {2, false}}}));
+  const TokenExperts after =
+      read({0, 1, 1, 0, 2, 1, 0, -1, 0, 1}, {0, 5, 6, 1, 9, 7, 2, -1, 3, 8});
+  const RoutingChange change = routing_change(before, after);
+  CHECK(change.top1 == doctest::Approx(2.0 / 5));
+  CHECK(change.set == doctest::Approx(2.0 / 5));
+  CHECK(change.iou == doctest::Approx(1 - (1 + 1 + 0.5 + 0 + 0.5) / 5));
+}
+
 TEST_CASE_TEMPLATE("where experts choose, a token's are ordered by weight, then by number", B,
                    MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();

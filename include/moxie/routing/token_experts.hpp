@@ -34,7 +34,7 @@ struct TokenExperts {
 /// Collects the experts of all tokens: visit a model with it after a forward. Blocks. Experts are in
 /// the router's order; where experts choose, by weight, and equal ones by number. A soft layer sends
 /// every token to every expert: the `soft_choices` count that combine gives most, and equal ones by
-/// number. Padding has none.
+/// number. Padding has none. An expert that dropped the token counts as selected, in a replay too.
 template <Backend B>
 class TokenExpertsReader final : public RoutingVisitor<B> {
   using T = typename B::Scalar;
@@ -63,7 +63,8 @@ class TokenExpertsReader final : public RoutingVisitor<B> {
           return weight[a] > weight[b] || (weight[a] == weight[b] && choice[a] < choice[b]);
         });
       for (const std::size_t a : order)
-        if (choice[a] >= 0) add(own, choice[a], row[a] >= 0 && weight[a] > 0);
+        if (const Index e = routed_expert(choice[a]); e >= 0)
+          add(own, static_cast<std::int32_t>(e), row[a] >= 0 && weight[a] > 0);
       own.first.push_back(static_cast<Index>(own.expert.size()));
     }
   }

@@ -7,7 +7,7 @@
 #include "moxie/ops/top_k.hpp"
 #include "moxie/robust/certificate.hpp"
 #include "moxie/robust/dual_mixture.hpp"
-#include "moxie/robust/route_change.hpp"
+#include "moxie/routing/routing_change.hpp"
 
 namespace moxie::conformance {
 namespace {
@@ -86,24 +86,23 @@ struct RobustObjectives {
 struct ExpertIou {
   template <Backend B>
   static Json run(const Json& inputs, Ranking&) {
-    B b;
-    const Table<B> before = table(b, inputs.at("weights_before"));
-    const Table<B> after = table(b, inputs.at("weights_after"));
-    const Index tokens = before.view().rows;
-    const Index experts = before.view().cols;
-    std::vector<std::int32_t> columns_of;  // every expert of every token: weights tell which count
-    for (Index i = 0; i < tokens * experts; ++i)
-      columns_of.push_back(static_cast<std::int32_t>(i % experts));
-    const Buffer<B, std::int32_t> choice(b, tokens * experts);
-    upload(b, choice.view(), columns_of);
-    const ConstIntMatrix<B> all = IntMatrix<B>(choice.view().data, tokens, experts);
-    const Table<B> change(b, tokens, 3);
-    route_change(b, all, before.read(), all, after.read(), change.view());
-    const auto values = change.get();
-    double iou = 0;
-    for (Index t = 0; t < tokens; ++t) iou += static_cast<double>(values[at(3 * t + 2)]);
-    iou /= static_cast<double>(tokens);
-    return {{"iou", iou}, {"routing_change", 1 - iou}};
+    const RoutingChange change = routing_change(experts_of(inputs.at("weights_before")),
+                                                experts_of(inputs.at("weights_after")));
+    return {{"iou", 1 - change.iou}, {"routing_change", change.iou}};
+  }
+
+ private:
+  /// Every expert of every token: weights tell which serve.
+  static TokenExperts experts_of(const Json& weights) {
+    TokenExperts out;
+    for (const Json& token : weights) {
+      for (std::size_t e = 0; e < token.size(); ++e) {
+        out.expert.push_back(static_cast<std::int32_t>(e));
+        out.served.push_back(token[e].get<double>() > 0 ? 1 : 0);
+      }
+      out.first.push_back(static_cast<Index>(out.expert.size()));
+    }
+    return out;
   }
 };
 
