@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moxie/ops/row_map.hpp"
 #include "moxie/regularizer/pair_rows.hpp"
 
 /// The co-routing matrix of pairs, what PairwiseConsistency takes of it, and its gradient.
@@ -31,12 +32,11 @@ struct CoRoutingSizes {
 /// One row of one part of the matrix, or the number of pairs of a part.
 template <Backend B>
 struct CoRoutingPart {
-  static constexpr bool one_level = true;
   PairRows<B> rows;
   ConstMatrix<B> probs;
   Vector<B> room;
 
-  MOXIE_HD void operator()(Index i) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
     using T = typename B::Scalar;
     const Index experts = probs.cols;
     const Index parts = co_routing_parts(experts);
@@ -53,7 +53,7 @@ struct CoRoutingPart {
       }
       const T own = probs(rows.a(pair), e);
       const T* other = probs.row(rows.b(pair));
-      for (Index f = 0; f < experts; ++f) out[f] += own * other[f];
+      row_map(experts, out, [=](Index f) { return out[f] + own * other[f]; });
     }
   }
 };
@@ -155,39 +155,44 @@ struct CoRoutingMatrix {
 };
 template <Backend B>
 struct CoRoutingBackward {  // the Term of PairBackward; pairs() > 0, since the pair counts
+  static constexpr bool one_level = false;
   using T = typename B::Scalar;
   CoRouting<T> terms;
   ConstMatrix<B> probs;
 
-  MOXIE_HD void add_a(Index a, Index b, T* d) const {
+  MOXIE_HD MOXIE_INLINE void add_a(Index a, Index b, T* d) const {
     const T* other = probs.row(b);
     const T by = terms.off_diagonal_slope();
-    for (Index e = 0; e < terms.sizes.experts; ++e) {
-      const T* row = terms.sums + e * terms.sizes.experts;
-      T off = 0;
-      for (Index f = 0; f < e; ++f) off += row[f] * other[f];
-      for (Index f = e + 1; f < terms.sizes.experts; ++f) off += row[f] * other[f];
-      d[e] += by * off;
-    }
+    const Index experts = terms.sizes.experts;
+    for (Index e = 0; e < experts; ++e) d[e] += by * dot(experts, terms.sums + e * experts, other);
     add_diagonal(a, other, d);
   }
-  MOXIE_HD void add_b(Index a, Index /*b*/, T* d) const {
+  MOXIE_HD MOXIE_INLINE void add_b(Index a, Index /*b*/, T* d) const {
     const T* other = probs.row(a);
     const T by = terms.off_diagonal_slope();
-    for (Index e = 0; e < terms.sizes.experts;
-         ++e) {  // by rows of the matrix, which are contiguous
-      const T* row = terms.sums + e * terms.sizes.experts;
+    const Index experts = terms.sizes.experts;
+    for (Index e = 0; e < experts; ++e) {  // by rows of the matrix, which are contiguous
+      const T* row = terms.sums + e * experts;
       const T own = by * other[e];
-      for (Index f = 0; f < e; ++f) d[f] += own * row[f];
-      for (Index f = e + 1; f < terms.sizes.experts; ++f) d[f] += own * row[f];
+      row_map(experts, d, [=](Index f) { return d[f] + own * row[f]; });
     }
     add_diagonal(a, other, d);
   }
 
  private:
-  /// Of the entries that the pair adds p_a[e] p_b[e] to.
-  MOXIE_HD void add_diagonal(Index a, const T* other, T* d) const {
+  MOXIE_HD MOXIE_INLINE static T dot(Index n, const T* x, const T* y) {
+    const auto term = [=](Index j) { return x[j] * y[j]; };
+    if (n >= strip) return strip_sum<T>(n, term);
+    T sum = 0;  // of few: partial sums would be more work than the products
+    for (Index j = 0; j < n; ++j) sum += term(j);
+    return sum;
+  }
+  /// Takes back what whole rows gave the diagonal, and adds its own: the slope of the entries that the
+  /// pair adds p_a[e] p_b[e] to.
+  MOXIE_HD MOXIE_INLINE void add_diagonal(Index a, const T* other, T* d) const {
     const Index experts = terms.sizes.experts;
+    const T off = terms.off_diagonal_slope();
+    for (Index e = 0; e < experts; ++e) d[e] -= off * terms.sums[e * (experts + 1)] * other[e];
     const Index x = terms.sizes.position(a);
     const bool by_position = terms.sizes.positions > 0;
     if (by_position && x < 0) return;

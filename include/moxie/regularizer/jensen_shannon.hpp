@@ -9,6 +9,7 @@ namespace moxie::detail {
 /// KL(p | m) / 2 + KL(q | m) / 2 with m = (p + q) / 2 and 0 log 0 = 0, each sum over the k largest
 /// entries of its first argument; k = 0: over all.
 struct JensenShannon {
+  static constexpr std::string_view name = "pairwise_jsd";
   Index k = 0;
 
   template <class T>

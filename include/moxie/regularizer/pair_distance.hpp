@@ -47,6 +47,7 @@ struct PairDistanceLoss {
 };
 template <Backend B, class Distance>
 struct PairDistanceBackward {  // the Term of PairBackward
+  static constexpr bool one_level = true;
   using T = typename B::Scalar;
   ConstVector<B> sums;
   ConstMatrix<B> probs;
@@ -105,3 +106,37 @@ struct PairDistance {
 };
 
 }  // namespace moxie::detail
+
+namespace moxie {
+
+/// A Regularizer: weight * mean over the pairs of `Pass::pairs` of the distance of what their tokens
+/// give to the experts, p the clean probabilities; 0 without pairs. Nothing in it asks for balance.
+/// Distance: `name`, and value and slope as EuclideanDistance has them.
+template <class Distance>
+struct PairwiseDistance {
+  double weight = 0.01;
+
+  static constexpr std::string_view name = Distance::name;
+  static constexpr bool per_group = false;
+
+  Index sums(const RoutingShape&) const noexcept { return form().sums(); }
+  template <Backend B, HasProbabilities<B> Routing>
+  void accumulate(B& b, const Context<B>& ctx, const Routing& r, Vector<B> sums) const {
+    form().accumulate(b, ctx, r, sums);
+  }
+  template <Backend B, HasProbabilities<B> Routing>
+  void loss(B& b, const Context<B>& ctx, const Routing&, ConstVector<B> sums, Vector<B> out) const {
+    form().loss(b, ctx, sums, out);
+  }
+  template <Backend B, HasProbabilities<B> Routing>
+  void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
+                     RoutingGradients<Routing>& g) const {
+    form().loss_backward(b, ctx, r, sums, g);
+  }
+  friend constexpr bool operator==(const PairwiseDistance&, const PairwiseDistance&) = default;
+
+ private:
+  detail::PairDistance<Distance> form() const { return {.distance = {}, .weight = weight}; }
+};
+
+}  // namespace moxie

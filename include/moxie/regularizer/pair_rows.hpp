@@ -31,12 +31,12 @@ inline constexpr Index pair_blocks = 64;
 /// the two.
 template <Backend B, class Term>
 struct PairBackward {
-  static constexpr bool one_level = true;
+  static constexpr bool one_level = Term::one_level;
   PairRows<B> rows;
   Term term;
   Matrix<B> d_probs;
 
-  MOXIE_HD void operator()(Index block) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index block) const {
     const Index first = rows.tokens * block / pair_blocks;
     const Index last = rows.tokens * (block + 1) / pair_blocks;
     for (Index pair = 0; pair < rows.pairs.rows; ++pair) {
