@@ -110,14 +110,14 @@ ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
 
 Model make_model(Backend& backend, const Options& o, const ModelPlan& plan) {
   const moxie::VitConfig& vit = plan.vit;
-  const auto make_feed = [&](const moxie::Scope<Backend>& scope, Index /*block*/) -> Model {
+  const auto make_feed = [&](const moxie::Scope<Backend>& scope, Index number) -> Model {
     if (o.dense) {
       // The twin has ordinary perceptrons, so they are called so.
       moxie::Scope<Backend> block = scope;
       block.prefix.erase(block.prefix.size() - std::string_view("Moe/").size());
       return moxie::Mlp<Backend>(block / "Mlp", vit.width, plan.dense_hidden, vit.width);
     }
-    return make_moe_feed(scope, o, vit);
+    return make_moe_feed(scope, o, vit, number);
   };
   moxie::Vit<Backend> model(moxie::root(backend), vit, make_feed);
   model.parameters().initialize(o.seed);

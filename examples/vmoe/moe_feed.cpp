@@ -55,6 +55,28 @@ moxie::RegularizerChoice consistency_of(const Options& o, const moxie::VitConfig
   return choice;
 }
 
+/// The share of --prc that the experts of a block have.
+double consistency_share(const Options& o, const moxie::VitConfig& vit, Index block) {
+  if (o.prc_layers.empty()) return 1;
+  std::vector<double> shares;
+  const char* at = o.prc_layers.data();
+  const char* const last = at + o.prc_layers.size();
+  bool good = true;
+  while (good) {
+    const auto [stop, error] = std::from_chars(at, last, shares.emplace_back());
+    good = error == std::errc{} && shares.back() >= 0 && shares.back() < 1e9;
+    if (stop == last) break;
+    good = good && *stop == ',';
+    at = stop + 1;
+  }
+  if (!good || shares.size() != vit.moe_blocks.size())
+    moxie::throw_config("vmoe: prc_layers is '", o.prc_layers, "', expected ",
+                        vit.moe_blocks.size(), " numbers >= 0 with ',' between them, one for each ",
+                        "block with experts");
+  const auto found = std::find(vit.moe_blocks.begin(), vit.moe_blocks.end(), block);
+  return shares[to_size(found - vit.moe_blocks.begin())];
+}
+
 moxie::CombineSource combine_of(const std::string& name) {
   if (name == "softmax_noisy") return moxie::CombineSource::softmax_noisy;
   if (name == "softmax_clean") return moxie::CombineSource::softmax_clean;
@@ -125,8 +147,11 @@ bool balances(const Options& o, const moxie::MoeConfig& config) {
 }
 
 Model make_moe_feed(const moxie::Scope<Backend>& scope, const Options& o,
-                    const moxie::VitConfig& vit) {
-  return moxie::make_layer(scope, moe_config(o, vit));
+                    const moxie::VitConfig& vit, Index block) {
+  moxie::MoeConfig config = moe_config(o, vit);
+  if (o.prc > 0)  // its loss is the last
+    config.regularizers.back().weight = o.prc * consistency_share(o, vit, block);
+  return moxie::make_layer(scope, config);
 }
 
 }  // namespace vmoe

@@ -12,9 +12,9 @@ moxie::MoeConfig moe_config(const Options& options, const moxie::VitConfig& vit)
 /// Pairwise Router Consistency does not count.
 bool balances(const Options& options, const moxie::MoeConfig& config);
 
-/// The mixture of experts that the options ask for, in place of a block's perceptron.   @throws
-/// moxie::config_error
+/// The mixture of experts that the options ask for, in place of the perceptron of block `block`.
+/// @throws moxie::config_error
 Model make_moe_feed(const moxie::Scope<Backend>& scope, const Options& options,
-                    const moxie::VitConfig& vit);
+                    const moxie::VitConfig& vit, Index block);
 
 }  // namespace vmoe

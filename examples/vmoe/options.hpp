@@ -70,6 +70,7 @@ struct Options {
   std::string prc_diagonal = "matrix";
   double prc_lambda_d = 5e-3;
   double prc_lambda_o = 5e-2;
+  std::string prc_layers;
   bool prc_class_pair = false;
   std::string prc_validity = "none";
   std::string prc_views = "light";
@@ -198,6 +199,8 @@ void visit_options(O& o, const F& f) {
   f("consistency", "prc_lambda_d", o.prc_lambda_d, "of prc: weight of the diagonal, times --prc");
   f("consistency", "prc_lambda_o", o.prc_lambda_o,
     "of prc: weight of what is off the diagonal, times --prc");
+  f("consistency", "prc_layers", o.prc_layers,
+    "shares of --prc of the blocks with experts, the first one first, as 0.5,1; default: 1 each");
   f("consistency", "prc_class_pair", o.prc_class_pair,
     "the class tokens of both views are a pair (needs pooling by token)");
   f("consistency", "prc_validity", o.prc_validity,

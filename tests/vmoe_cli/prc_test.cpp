@@ -121,6 +121,31 @@ TEST_CASE("every form, diagonal, recipe, decay and router trains with two views"
   CHECK(loss_of(prc_loss, {"--prc-lambda-d", "0", "--prc-lambda-o", "0"}) == 0);
 }
 
+TEST_CASE("each layer has its share of --prc") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const auto first_loss = [&](const std::string& shares) {
+    const auto out = folder / shares;
+    const Ending ending =
+        run(train(data, out) + Arguments{"--epochs", "1", "--log-every", "1", "--moe", "every-1",
+                                         "--prc", "0.5", "--prc-layers", shares});
+    REQUIRE_MESSAGE(ending.code == 0, ending.err);
+    return metrics(out, "train").front().at("aux_losses").at(prc_loss).get<double>();
+  };
+  const double one = first_loss("1,0"), other = first_loss("0,1");
+  CHECK(one > 0);
+  CHECK(other > 0);
+  CHECK(first_loss("0,0") == 0);
+  CHECK(first_loss("2,0.5") == doctest::Approx(2 * one + 0.5 * other).epsilon(1e-5));
+  const auto refused = [&](const char* shares) {
+    return run(train(data, folder / "run") +
+               Arguments{"--moe", "every-1", "--prc", "1", "--prc-layers", shares})
+        .err;
+  };
+  for (const char* shares : {"1", "1,2,3", "1,-2", "1,", "1;2", "a,1"})
+    CHECK(refused(shares) == Containing("expected 2 numbers >= 0 with ',' between them"));
+}
+
 TEST_CASE("the position form warns in one line unless something balances") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
