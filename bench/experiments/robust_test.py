@@ -1,0 +1,132 @@
+#!/usr/bin/env python3
+"""robust.py with a trainer that only pretends: the plan, going on, and the verdicts of its page."""
+
+import io
+import json
+import pathlib
+import signal
+import tarfile
+import unittest
+import xml.etree.ElementTree
+
+import robust
+import robust_page
+import scratch
+
+SMALL = ("--jobs", "8")
+
+
+class RobustTest(scratch.Scratch):
+    script = "robust.py"
+
+    def setUp(self):
+        super().setUp()
+        with tarfile.open(self.folder / "cifar10.tar.xz", "w:xz") as archive:
+            for split in ("train", "test"):
+                for label in ("cat", "dog"):
+                    for i in range(3):
+                        member = tarfile.TarInfo(f"cifar/{split}/{label}/{i:04}.jpg")
+                        member.size = 1
+                        archive.addfile(member, io.BytesIO(bytes([i])))
+
+    def report(self):
+        report, figures = self.folder / "docs" / "robust.md", self.folder / "docs" / "images"
+        self.assertEqual(robust.main(["--json", str(self.json), "--report", str(report), "--figures", str(figures)]), 0)
+        return report.read_text(), figures
+
+    def test_whole_experiment_and_its_report(self):
+        out = self.run_it(*SMALL).stdout
+        self.assertEqual([out.count(f" {word} ") for word in ("train", "attack", "certify", "dual")], [12, 28, 14, 4])
+        record = self.record()
+        self.assertEqual((record["done"], record["planned"], record["failed"]), (58, 58, {}))
+        self.assertEqual([e["name"] for e in record["runs"]][:7],
+                         [f"{kind}-s0" for kind in ("standard", "adversarial", "trades", "rt_er", "rt_er_all", "jtdmoe", "separate")])
+        self.assertEqual(len(record["runs"][0]["curve"]), 3)
+        text, figures = self.report()
+        # what the fake says: RA-R 50, RA-E 10 of all; RA 50 of rt_er against 40, each 1 point up with the seed
+        self.assertIn("RA-E is far below RA-R.* **Holds.** +40.00 points, more than the spread of seeds (1.41).", text)
+        self.assertIn("in RA (PGD-50).* **Holds.** +10.00 points, more than the spread of seeds (1.41).", text)
+        self.assertIn("Lipschitz bounds of the experts.* **Holds.** 2.5 against 5.", text)
+        self.assertIn("margins are larger in every class.* **Does not hold.** The margin is larger in 1 of 2 classes.", text)
+        self.assertIn("| JTDMoE | 2 |", text)
+        for name in ("curve", "alpha"):
+            self.assertIn(f"](images/robust-{name}.svg)", text)
+            xml.etree.ElementTree.parse(figures / f"robust-{name}.svg")
+        for written in [text, self.json.read_text(), *(f.read_text() for f in figures.iterdir())]:
+            self.assertNotIn(str(self.folder), written)
+            self.assertNotIn(str(scratch.HERE), written)
+        self.assertEqual(sorted(str(p.relative_to(self.work / "images")) for p in (self.work / "images").rglob("*.jpg"))[:4],
+                         ["test/cat/0000.jpg", "test/cat/0001.jpg", "test/cat/0002.jpg", "test/dog/0000.jpg"])
+        self.assertNotIn(" train ", self.run_it(*SMALL).stdout)  # all is done
+
+    def test_all_methods_have_the_same_steps_and_attack(self):
+        options, _ = robust.studies.parse(robust.studies.parser("robust.py", "", robust.SETTINGS, ""),
+                                          ["--data", "d", "--work", str(self.work), "--json", str(self.json)])
+        study = robust.Study(options, [])
+        flags = {p.kind: study.flags(p) for p in study.training if p.seed == 1}
+        of = {kind: dict(zip(own[::2], own[1::2])) for kind, own in flags.items()}
+        for key in ("--epochs", "--batch", "--experts", "--resnet-widths", "--attack-step", "--eps", "--seed"):
+            self.assertEqual(len({own[key] for own in of.values()}), 1, key)
+        self.assertEqual([of[kind]["--objective"] for kind in robust.KINDS],
+                         ["supervised", "adversarial", "trades", "rt_er", "rt_er", "jtdmoe"])
+        self.assertEqual([kind for kind in of if "--rt-er-experts" in of[kind]], ["rt_er_all"])
+
+    def test_a_subset_is_the_first_images_of_each_class(self):
+        target = self.work / "part"
+        robust.subset(self.folder / "cifar10.tar.xz", target, 2, 1)
+        self.assertEqual(sorted(str(p.relative_to(target)) for p in target.rglob("*.jpg")),
+                         ["test/cat/0000.jpg", "test/dog/0000.jpg", "train/cat/0000.jpg", "train/cat/0001.jpg",
+                          "train/dog/0000.jpg", "train/dog/0001.jpg"])
+        self.assertEqual((target / "train/dog/0001.jpg").read_bytes(), b"\x01")
+        (target / "train/dog/0001.jpg").unlink()
+        robust.subset(self.folder / "cifar10.tar.xz", target, 2, 1)  # is there already
+        self.assertFalse((target / "train/dog/0001.jpg").exists())
+        other = self.work / "of_a_folder"
+        robust.subset(target, other, 1, 1)
+        self.assertEqual(len(list(other.rglob("*.jpg"))), 4)
+        with self.assertRaisesRegex(ValueError, "no images"):
+            robust.subset(pathlib.Path(scratch.HERE), self.work / "none", 1, 1)
+
+    def test_the_small_setting_fits_two_hours_of_two_cores(self):
+        out = self.run_it("--dry-run").stdout
+        self.assertRegex(out.splitlines()[-1], r"^about (\d\d|1[0-3]\d) min with 2 at a time \(by a first guess\)$")
+        self.assertFalse(self.work.exists() or self.json.exists())
+
+    def test_interrupted_it_goes_on_and_keeps_what_is_done(self):
+        process = self.begin(*SMALL, "--jobs", "1", FAKE_STEPS="100000", FAKE_SECONDS="0.02")
+        metrics = self.work / "standard-s0" / "metrics.jsonl"
+        self.wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 6)
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(timeout=scratch.WAIT), 130)
+        before = len(metrics.read_text().splitlines())
+        out = self.run_it(*SMALL, FAKE_STEPS=str(before + 4)).stdout
+        self.assertEqual(out.count("--resume"), 1)
+        self.assertEqual(self.record()["done"], 58)
+
+    def test_a_model_that_fails_leaves_the_others(self):
+        self.run_it(*SMALL, code=1, FAKE_FAIL="jtdmoe")
+        record = self.record()
+        self.assertEqual(sorted(record["failed"]), ["jtdmoe-s0", "jtdmoe-s1"])
+        self.assertEqual(record["done"], 48)
+        text, _ = self.report()
+        self.assertIn("in RA (AutoAttack).* No verdict: 0 seeds of one side", text)
+
+    def test_a_budget_ends_it_between_runs(self):
+        self.assertIn("runs are left for another time", self.run_it("--budget", "0.01").stdout)
+        self.assertEqual(json.loads(self.json.read_text())["runs"], [])
+
+
+class JumpsTest(unittest.TestCase):
+    def test_the_second_half_of_the_curve_counts(self):
+        curve = [[i, 0, ra] for i, ra in enumerate([0, 50, 0, 10, 12, 9])]
+        self.assertAlmostEqual(robust_page.jumps({"curve": curve}), 2.5)
+        self.assertIsNone(robust_page.jumps({"curve": curve[:3]}))
+
+    def test_not_lower(self):
+        self.assertIn("**Holds.** +1.00", robust_page.not_lower([2.0, 2.0], [1.0, 1.0]))
+        self.assertIn("**Lower in the mean, not decided.** -1.00", robust_page.not_lower([0.0, 2.0], [1.0, 3.0]))
+        self.assertIn("**Does not hold.** -1.00", robust_page.not_lower([1.0, 1.0], [2.0, 2.0]))
+
+
+if __name__ == "__main__":
+    unittest.main()
