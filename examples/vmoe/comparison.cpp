@@ -173,6 +173,9 @@ json compare_models(const ComparisonRequest& request) {
   const std::vector<Checkpoint> checkpoints = read_checkpoints(who, request.checkpoints);
   const Sample sample =
       draw_sample(who, checkpoints, request.data, request.images, request.sweep.seed);
+  if (sample.images.count > most_pictured)
+    moxie::throw_config(who, ": images is ", sample.images.count, ", expected 1 to ", most_pictured,
+                        " for a page");
   const ImageShape& shape = sample.images.shape;
   const std::filesystem::path source = test_data_path(checkpoints, request.data);
   json out = {{"data", (source.has_filename() ? source : source.parent_path()).filename().string()},

@@ -18,7 +18,8 @@ struct ComparisonRequest {
   moxie::Index threads = 0;
 };
 
-inline constexpr std::size_t most_compared = 8;  ///< models that a page can tell apart
+inline constexpr std::size_t most_compared = 8;       ///< models that a page can tell apart
+inline constexpr moxie::Index most_pictured = 500;  ///< images of a page
 
 /// What the page of `comparison_page` shows: the images with their directions of noise; for every
 /// model, image and level the true class's probability, the prediction, and in every MoE layer the
@@ -29,8 +30,9 @@ inline constexpr std::size_t most_compared = 8;  ///< models that a page can tel
 /// experts), and one more where their number differs between patches; two bytes a pixel and channel,
 /// for directions are rounded to 1/28 of the noise's deviation: what is shown differs from what the
 /// models saw by at most 1/56 of that. Then a third more for base64.
-/// @throws moxie::config_error for less than two models or more than `most_compared`, for models
-/// made for images of different shape or classes, for a sweep without noise or levels
+/// @throws moxie::config_error for less than two models or more than `most_compared`, more images
+/// than `most_pictured`, models made for images of different shape or classes, a sweep without noise
+/// or levels
 nlohmann::json compare_models(const ComparisonRequest& request);
 
 }  // namespace vmoe
