@@ -40,27 +40,38 @@ std::string progress_row(const std::string& text, double part, int columns) {
   return "[" + bar + "] " + text;
 }
 
-void Progress::show(const ProgressState& s, bool epoch_done) {
-  using std::chrono::duration;
+bool Progress::is_due(bool done) {
   const Clock::time_point now = Clock::now();
-  const double since = duration<double>(now - last_).count();
-  if (!epoch_done && since < (terminal_ ? 0.1 : 15.0)) return;
+  const double since = std::chrono::duration<double>(now - last_).count();
+  if (!done && since < (terminal_ ? 0.1 : 15.0)) return false;
   last_ = now;
+  return true;
+}
+
+void Progress::draw(const std::string& text, double part, bool done) {
+  if (!terminal_) {
+    std::printf("%s\n", text.c_str());
+    std::fflush(stdout);
+    return;
+  }
+  std::printf("\r%s\033[K", progress_row(text, part, terminal_columns()).c_str());
+  drawn_ = true;
+  if (done) end_line();
+  std::fflush(stdout);
+}
+
+void Progress::show(const ProgressState& s, bool epoch_done) {
+  if (!is_due(epoch_done)) return;
   char text[200];
   std::snprintf(text, sizeof text,
                 "epoch %.2f/%g  loss %.4f  accuracy %.1f%%  dropped %.1f%%  %.0f images/s  %s left",
                 s.epoch, s.epochs, s.loss, 100 * s.accuracy, 100 * s.dropped, s.images_per_second,
                 format_seconds(s.seconds_left).c_str());
-  if (!terminal_) {
-    std::printf("%s\n", text);
-    std::fflush(stdout);
-    return;
-  }
-  const double part = epoch_done ? 1 : s.epoch - std::floor(s.epoch);
-  std::printf("\r%s\033[K", progress_row(text, part, terminal_columns()).c_str());
-  drawn_ = true;
-  if (epoch_done) end_line();
-  std::fflush(stdout);
+  draw(text, epoch_done ? 1 : s.epoch - std::floor(s.epoch), epoch_done);
+}
+
+void Progress::show(const std::string& text, double part, bool done) {
+  if (is_due(done)) draw(text, part, done);
 }
 
 void Progress::end_line() {

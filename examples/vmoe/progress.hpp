@@ -25,6 +25,8 @@ class Progress {
 
   /// Shows the state; cheap to call every step. `epoch_done` ends the bar of an epoch.
   void show(const ProgressState& state, bool epoch_done);
+  /// The same of any work: `part` of it is done, in [0, 1]; `done` ends the bar.
+  void show(const std::string& text, double part, bool done);
   /// A line of its own, above the bar.
   void say(const std::string& line);
   /// Moves below a bar that is being drawn.
@@ -32,6 +34,10 @@ class Progress {
 
  private:
   using Clock = std::chrono::steady_clock;
+  /// Whether it is time to draw again; then it is noted.
+  bool is_due(bool done);
+  void draw(const std::string& text, double part, bool done);
+
   bool terminal_;
   bool drawn_ = false;
   Clock::time_point last_{};

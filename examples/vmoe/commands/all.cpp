@@ -8,6 +8,8 @@ Commands all_commands() {
   all.push_back(eval_command());
   all.push_back(stability_command());
   all.push_back(report_command());
+  all.push_back(attack_command());
+  all.push_back(certify_command());
   return all;
 }
 

@@ -8,5 +8,7 @@ std::unique_ptr<Command> train_command();
 std::unique_ptr<Command> eval_command();
 std::unique_ptr<Command> stability_command();
 std::unique_ptr<Command> report_command();
+std::unique_ptr<Command> attack_command();
+std::unique_ptr<Command> certify_command();
 
 }  // namespace vmoe

@@ -1,0 +1,135 @@
+#include "attacker.hpp"
+
+#include <algorithm>
+#include <concepts>
+#include <numeric>
+
+#include "moxie/robust/auto_attack.hpp"
+#include "moxie/runtime/unknown_name.hpp"
+
+namespace vmoe {
+namespace {
+
+using Target = moxie::LayerTarget<PixelModel>;
+constexpr int part_steps = 50;
+
+bool is_pgd(const AttackChoice& c) { return c.name == "pgd" || c.name == "vmoe_pgd"; }
+int steps_or(const AttackChoice& c, int usual) { return c.steps > 0 ? c.steps : usual; }
+
+template <class A>
+class Held final : public Attacker {
+ public:
+  Held(const PixelModel& model, const A& attack, std::string_view name, Index images)
+      : model_(model), name_(name), run_(Target(model), attack, images), image_(to_size(images)) {
+    std::iota(image_.begin(), image_.end(), 0);
+  }
+  moxie::RobustCount run(const Batch& batch, moxie::Matrix<Backend> x_adv,
+                         moxie::IntVector<Backend> standing) override {
+    const moxie::RobustCount count = moxie::evaluate_attack(run_, batch, x_adv, standing);
+    standing_ = count.robust;
+    return count;
+  }
+  std::vector<Member> members() const override {
+    if constexpr (std::same_as<A, moxie::AutoAttack>) {
+      std::vector<Member> out;
+      for (const auto& stage : run_.state().stages)
+        out.push_back({stage.name, stage.standing});
+      return out;
+    } else {
+      return {{name_, standing_}};
+    }
+  }
+  void scores(moxie::ConstMatrix<Backend> x, moxie::Matrix<Backend> scores) override {
+    run_.target().scores(x, {image_.data(), x.rows}, scores);
+  }
+  void visit(moxie::RoutingVisitor<Backend>& visitor) override {
+    model_.visit_routing(run_.target().tape(), visitor);
+  }
+
+ private:
+  const PixelModel& model_;
+  std::string_view name_;
+  moxie::RunAttack<Target, A> run_;
+  std::vector<std::int32_t> image_;
+  Index standing_ = 0;
+};
+
+moxie::Apgd apgd(const AttackChoice& c, moxie::AttackLoss loss) {
+  return {.threat = c.threat,
+          .loss = loss,
+          .iterations = steps_or(c, 100),
+          .restarts = c.restarts};
+}
+
+}  // namespace
+
+const std::vector<std::string>& attack_names() {
+  static const std::vector<std::string> names{"pgd",   "apgd_ce", "apgd_dlr",    "apgd_t",
+                                              "fab_t", "square",  "auto_attack", "vmoe_pgd"};
+  return names;
+}
+
+moxie::Pgd part_attack(const AttackChoice& c) {
+  return {.threat = c.threat,
+          .step = c.step > 0 ? c.step : c.threat.eps / 4,
+          .steps = is_pgd(c) ? steps_or(c, part_steps) : part_steps};
+}
+
+void check(const AttackChoice& c) {
+  const auto& names = attack_names();
+  if (std::find(names.begin(), names.end(), c.name) == names.end())
+    moxie::throw_config("vmoe attack: unknown attack '", c.name, "'",
+                        moxie::suggestion(c.name, names));
+  if (c.threat.norm != moxie::Norm::linf && c.name != "pgd")
+    moxie::throw_config("vmoe attack: norm is 'l2', but ", c.name,
+                        " is for linf alone; expected --attack pgd or --norm linf");
+  const bool takes_restarts = c.name == "pgd" || c.name.starts_with("apgd");
+  if (c.restarts != 1 && !takes_restarts)
+    moxie::throw_config("vmoe attack: restarts is ", c.restarts, ", but ", c.name,
+                        " has one start; expected 1, or an attack that begins at random (pgd, "
+                        "apgd_ce, apgd_dlr, apgd_t)");
+  if (c.step != 0 && c.name != "pgd")
+    moxie::throw_config("vmoe attack: step-size is ", c.step, ", but ", c.name,
+                        " finds its own; expected --attack pgd or no step-size");
+  if (c.steps < 0) moxie::throw_config("vmoe attack: steps is ", c.steps, ", expected at least 0");
+}
+
+std::unique_ptr<Attacker> make_attacker(const PixelModel& model, const AttackChoice& c,
+                                        Index images) {
+  check(c);
+  const auto held = [&](const auto& attack) -> std::unique_ptr<Attacker> {
+    return std::make_unique<Held<std::remove_cvref_t<decltype(attack)>>>(model, attack, c.name,
+                                                                         images);
+  };
+  const ImageShape& image = model.image();
+  using moxie::AttackLoss;
+  if (c.name == "pgd") {
+    moxie::Pgd pgd = part_attack(c);
+    pgd.restarts = c.restarts;
+    return held(pgd);
+  }
+  if (c.name == "vmoe_pgd") {
+    moxie::Pgd pgd = moxie::vmoe_pgd(c.threat.eps, steps_or(c, 40));
+    pgd.any_step = false;
+    return held(pgd);
+  }
+  if (c.name == "apgd_ce") return held(apgd(c, AttackLoss::cross_entropy));
+  if (c.name == "apgd_dlr") return held(apgd(c, AttackLoss::dlr));
+  if (c.name == "apgd_t") return held(apgd(c, AttackLoss::targeted_dlr));
+  if (c.name == "fab_t")
+    return held(moxie::FabTargeted{.threat = c.threat, .iterations = steps_or(c, 100)});
+  if (c.name == "square")
+    return held(moxie::Square{.threat = c.threat,
+                              .height = image.height,
+                              .width = image.width,
+                              .channels = image.channels,
+                              .queries = steps_or(c, 5000)});
+  return held(moxie::AutoAttack{.threat = c.threat,
+                                .height = image.height,
+                                .width = image.width,
+                                .channels = image.channels,
+                                .iterations = steps_or(c, 100),
+                                .queries = c.steps > 0 ? 50 * c.steps : 5000});
+}
+
+}  // namespace vmoe

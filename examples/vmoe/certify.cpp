@@ -1,0 +1,148 @@
+#include "certify.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "checkpoint_info.hpp"
+#include "model.hpp"
+#include "moxie/robust/lipschitz.hpp"
+#include "session.hpp"
+#include "trained_model.hpp"
+
+namespace vmoe {
+namespace {
+
+using nlohmann::json;
+constexpr const char* who = "vmoe certify";
+
+/// One kernel, [rows, cols], in double.
+struct Kernel {
+  Index rows = 0, cols = 0;
+  std::vector<double> values;
+
+  moxie::detail::HostMatrix view() const { return {values.data(), rows, cols}; }
+};
+
+/// Those of a parameter, one for each expert if it has them; none if there is no such parameter.
+std::vector<Kernel> kernels_of(const Model& model, const std::string& name) {
+  const auto& parameters = model.parameters();
+  for (const moxie::ParameterEntry& entry : parameters.entries()) {
+    if (entry.name != name || !entry.trained) continue;
+    const Index count = entry.expert_axis ? entry.shape.front() : 1;
+    const Index size = entry.size() / count;
+    std::vector<Kernel> out;
+    for (Index e = 0; e < count; ++e) {
+      const float* from = parameters.values().data + entry.offset + e * size;
+      out.push_back({entry.rows() / count, entry.cols(), {from, from + size}});
+    }
+    return out;
+  }
+  return {};
+}
+
+std::vector<std::string> reasons(const Model& model, const Options& o) {
+  std::vector<std::string> out{
+      "attention: products of its inputs have no finite Lipschitz constant",
+      "layer normalization: its constant grows as the variance of a token vanishes, up to 1 / "
+      "sqrt(epsilon)"};
+  if (model.moe_layers() == 0) return out;
+  out.push_back(
+      "routers inside: a selection jumps where two logits are equal, and no radius around an image "
+      "is known within which those of every token and layer stay");
+  if (o.group_images > 1)
+    out.push_back("groups of " + std::to_string(o.group_images) +
+                  " images compete for slots in evaluation unless nothing is dropped");
+  return out;
+}
+
+json bounds_json(const std::vector<double>& of_experts) {
+  return {{"experts", of_experts},
+          {"largest", *std::max_element(of_experts.begin(), of_experts.end())},
+          {"label", "formal"}};
+}
+
+/// Bounds of a MoE layer's gate and experts, from the layer's own input.
+json layer_bounds(const Model& model, const Options& o, Index block) {
+  const std::string prefix = "Encoder/encoderblock_" + std::to_string(block) + "/Moe/";
+  json out = {{"block", block}, {"gate", nullptr}, {"experts_linf", nullptr}, {"experts_l2", nullptr}};
+  const std::vector<Kernel> gate = kernels_of(model, prefix + "Router/kernel");
+  if (gate.size() == 1 && o.gate == "linear")
+    out["gate"] = {{"linf", moxie::linf_bound(gate.front().view()).value},
+                   {"l2", moxie::spectral_bound(gate.front().view()).value},
+                   {"label", "formal"}};
+  const std::vector<Kernel> first = kernels_of(model, prefix + "Mlp/Dense_0/kernel");
+  const std::vector<Kernel> second = kernels_of(model, prefix + "Mlp/Dense_1/kernel");
+  if (o.expert != "mlp" || first.empty() || first.size() != second.size()) {
+    out["reason"] = "experts of kind '" + o.expert + "': no bound of theirs is known";
+    return out;
+  }
+  std::vector<double> linf, l2;
+  for (std::size_t e = 0; e < first.size(); ++e) {
+    linf.push_back(moxie::mlp_linf_bound(first[e].view(), second[e].view()).value);
+    l2.push_back(moxie::mlp_l2_bound(first[e].view(), second[e].view()).value);
+  }
+  out["experts_linf"] = bounds_json(linf);
+  out["experts_l2"] = bounds_json(l2);
+  return out;
+}
+
+}  // namespace
+
+json certify(const CertifyRequest& request) {
+  for (const double r : request.radii)
+    if (!(r > 0) || !std::isfinite(r))
+      moxie::throw_config(who, ": a radius is ", r, ", expected finite numbers above 0");
+  const std::filesystem::path file = newest_checkpoint(request.checkpoint);
+  const CheckpointInfo info = CheckpointInfo::read(file);
+  const ModelPlan plan =
+      plan_model(info.options, info.image, static_cast<Index>(info.classes.size()));
+  moxie::ThreadPool pool(1);
+  Backend backend(pool);
+  const Model model = make_model(backend, info.options, plan);
+  moxie::load_checkpoint(file, model.parameters());
+
+  json out = {{"checkpoint", file.string()},
+              {"step", info.step},
+              {"model", "vision transformer"},
+              {"certificate", "not_applicable"},
+              {"reasons", reasons(model, info.options)},
+              {"radii", json::array()},
+              {"layers", json::array()}};
+  for (const double r : request.radii)
+    out["radii"].push_back({{"linf", r}, {"certified", nullptr}, {"limited_by_route", nullptr}});
+  if (model.moe_layers() > 0)
+    for (const Index block : plan.vit.moe_blocks)
+      out["layers"].push_back(layer_bounds(model, info.options, block));
+  return out;
+}
+
+std::string certify_text(const json& f) {
+  std::string out = f.at("checkpoint").get<std::string>();
+  out.append("\ncertificate: ").append(f.at("certificate").get<std::string>()).append("\n");
+  for (const json& reason : f.at("reasons"))
+    out.append("  ").append(reason.get<std::string>()).append("\n");
+  if (f.at("layers").empty()) return out;
+  out +=
+      "\nLipschitz bounds of MoE layers as maps of their own input\n"
+      "     block  gate L-inf   gate L2   largest expert L-inf    L2\n";
+  for (const json& layer : f.at("layers")) {
+    const auto number = [](const json& of, const char* key) {
+      char text[32];
+      if (of.is_null()) return std::string("-");
+      std::snprintf(text, sizeof text, "%.4g", of.at(key).get<double>());
+      return std::string(text);
+    };
+    char text[160];
+    std::snprintf(text, sizeof text, "%10lld %11s %9s %22s %9s\n",
+                  layer.at("block").get<long long>(), number(layer.at("gate"), "linf").c_str(),
+                  number(layer.at("gate"), "l2").c_str(),
+                  number(layer.at("experts_linf"), "largest").c_str(),
+                  number(layer.at("experts_l2"), "largest").c_str());
+    out += text;
+  }
+  return out;
+}
+
+}  // namespace vmoe

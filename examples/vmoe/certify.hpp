@@ -1,0 +1,28 @@
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "moxie/core/view.hpp"
+
+namespace vmoe {
+
+/// What `vmoe certify` does.
+struct CertifyRequest {
+  std::filesystem::path checkpoint;  ///< or a run, for its newest
+  std::vector<double> radii{0.5 / 255, 1.0 / 255, 2.0 / 255, 4.0 / 255, 8.0 / 255};  ///< L-infinity
+};
+
+/// Whether the certificates of robust/certificate.hpp hold for a checkpoint, and at each radius the
+/// share of test images that they cover. For a vision transformer they do not hold: then shares are
+/// null, reasons say why, and there are formal bounds of what has one, gates and experts of each MoE
+/// layer as maps of the layer's own input.
+/// @throws moxie::config_error for a radius that is not above 0
+nlohmann::json certify(const CertifyRequest& request);
+
+/// The figures as lines for a terminal.
+std::string certify_text(const nlohmann::json& figures);
+
+}  // namespace vmoe

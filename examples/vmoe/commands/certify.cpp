@@ -1,0 +1,63 @@
+#include "certify.hpp"
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "commands/all.hpp"
+#include "commands/exit.hpp"
+#include "commands/flags.hpp"
+#include "commands/threat_flags.hpp"
+
+namespace vmoe {
+namespace {
+
+class Certify final : public Command {
+ public:
+  Certify()
+      : Command("certify", "radii within which no attack can succeed, where the theorems apply") {}
+
+  void add(CLI::App& app) override {
+    add_text(app, "checkpoint", checkpoint_, "PATH", "a checkpoint, or a run's folder for its newest");
+    add_text(app, "--radii", radii_, "LIST",
+             "L-infinity radii, of pixels from 0 to 1, separated by commas; fractions are read",
+             "0.5/255,1/255,2/255,4/255,8/255");
+    result_.add(app, "write all figures to this file");
+  }
+
+  int run() override {
+    if (checkpoint_.empty())
+      moxie::throw_config("vmoe certify: no path came, expected a checkpoint or a run's folder");
+    CertifyRequest request;
+    request.checkpoint = checkpoint_;
+    if (!radii_.empty()) request.radii = read_radii();
+    result_.check();
+    const nlohmann::json figures = certify(request);
+    result_.write(figures);
+    print(certify_text(figures));
+    return exit_good;
+  }
+
+ private:
+  std::vector<double> read_radii() const {
+    std::vector<double> out;
+    for (std::size_t begin = 0; begin <= radii_.size();) {
+      const std::size_t end = std::min(radii_.find(',', begin), radii_.size());
+      const std::string item = radii_.substr(begin, end - begin);
+      if (item.empty())
+        moxie::throw_config("vmoe: --radii is '", radii_,
+                            "', expected numbers separated by commas");
+      apply_fraction("radii", item, out.emplace_back());
+      begin = end + 1;
+    }
+    return out;
+  }
+
+  std::string checkpoint_, radii_;
+  ResultFile result_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> certify_command() { return std::make_unique<Certify>(); }
+
+}  // namespace vmoe
