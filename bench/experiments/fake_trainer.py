@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Stands in for `vmoe train` in tests: same files, flags, signals, lock and exit codes; made-up figures, no training.
+"""Stands in for `vmoe train`, `stability`, `attack`, `certify` and `dual` in tests: same files, flags, signals, lock and exit codes; made-up
+figures, no training.
 
 FAKE_STEPS (3) steps of FAKE_SECONDS (0) each; FAKE_FAIL: a word among the flags that makes a run fail.
 """
@@ -23,7 +24,53 @@ def write(path, content):
     path.with_suffix(".part").replace(path)
 
 
+def stability(words):
+    folder, flags = pathlib.Path(words[0]), dict(zip(words[1::2], words[2::2]))
+    options = json.loads((folder / "config.json").read_text())["options"]
+    with_prc = "--prc" in options
+    strength = float(options.get("--prc-lambda-d", "0")) * float(options.get("--prc", "0"))
+
+    def seen(sigma):
+        change = sigma * (1 - min(0.5, 100 * strength)) + 0.001 * (int(options["--seed"]) % 3) * (sigma > 0)
+        layer = {"block": 1, "top1": change, "set": change, "iou": change}
+        return {"sigma": sigma, "accuracy": 0.6 - sigma, "true_class_probability": 0.5 - sigma, "prediction_change": sigma,
+                "layers": [layer, layer]}
+    count, largest = int(flags["--levels"]), 0.25
+    write(pathlib.Path(flags["--json"]), {
+        "data": flags["--data"], "images": list(range(int(flags["--images"]))), "seed": int(flags["--seed"]), "levels": count,
+        "noise": largest, "models": [{
+            "checkpoint": str(folder / "checkpoint"), "crop": seen(0.1), "flip": seen(0.1), "pgd": seen(0.2),
+            "noise": {"levels": [seen(largest * j / count) for j in range(count + 1)],
+                      "discontinuities": 0.1 if with_prc else 0.4, "discontinuities_of_images": [0, 1]}}]})
+    return 0
+
+
+def robustness(words):
+    """attack, certify, dual."""
+    paths = [w for i, w in enumerate(words[1:], 1) if not w.startswith("--") and not words[i - 1].startswith("--")]
+    flags = dict(zip(words[1 + len(paths)::2], words[2 + len(paths)::2]))
+    kind, _, seed = pathlib.Path(paths[0]).stem.partition("-s")
+    for path in paths:
+        assert pathlib.Path(path).exists(), path
+    if "--out" in flags:
+        pathlib.Path(flags["--out"]).write_text("a dual model")
+    more = int(seed)
+    dual = kind in ("separate", "jtdmoe")
+    out = {"attack": {"sa": 80.0 + more, "ra": (50.0 if kind.startswith("rt_er") or dual else 40.0) + more, "margins":
+                      [{"clean": 2.0 if kind == "jtdmoe" else 1.0}, {"clean": 1.0}],
+                      "parts": {"ra_e": 10.0 + more, "ra_r": 50.0 + more}},
+           "certify": {"certificate": "sound", "radii": [{"linf": 1 / 255, "certified": 0.25}],
+                       "layers": [{"experts_linf": {"experts": [1.0, 2.5 if kind == "rt_er" else 5.0]}}]},
+           "dual": {"points": [{"alpha": a, "images": 10, "sa": 80.0, "ra": 50.0 * a} for a in (0.5, 1)]}}[words[0]]
+    write(pathlib.Path(flags["--json"]), out)
+    return 0
+
+
 def main(words):
+    if words[0] in ("attack", "certify", "dual"):
+        return robustness(words)
+    if words[0] == "stability":
+        return stability(words[1:])
     assert words[0] == "train", words
     flags = dict(zip(words[1::2], words[2::2]))
     folder = pathlib.Path(flags.get("--resume") or flags["--out"])
@@ -48,7 +95,10 @@ def main(words):
         while step < steps:
             time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
             step += 1
-            metrics.write(json.dumps({"event": "train", "step": step, "epoch": float(options["--epochs"]) * step / steps}) + "\n")
+            line = {"event": "train", "step": step, "epoch": float(options["--epochs"]) * step / steps}
+            if "--robust-images" in options:
+                line["robust"] = {"sa": 50.0, "ra": 20.0 + step}
+            metrics.write(json.dumps(line) + "\n")
             metrics.flush()
             if asked_to_stop or step % 2 == 0:
                 write(checkpoint, step)
@@ -60,8 +110,8 @@ def main(words):
 
 def figures(options, step):
     router, seed = options.get("--router", "dense"), int(options["--seed"])
-    accuracy = next((best for word, best in BEST.items() if word in router), 0.5)
-    speed = next((images for word, images in SPEED.items() if word in router), 3000.0) * SPEED_OF_SEED[seed]
+    accuracy = 0.65 if "--prc" in options else next((best for word, best in BEST.items() if word in router), 0.5)
+    speed = next((images for word, images in SPEED.items() if word in router), 3000.0) * SPEED_OF_SEED[seed % 3]
     token = "token" in router
     layer = {"block": 1, "load": [0.5, 0.5], "dropped": 0.1 if token else 0.0, "load_cv": 0.2, "unrouted": 0.05}
     if router == "soft":

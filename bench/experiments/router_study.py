@@ -19,18 +19,14 @@ What follows `--` goes to every `vmoe train`. Ends with 0 (done, or stopped by -
 or 130 (interrupted).
 """
 
-import argparse
 import dataclasses
 import datetime
-import fcntl
 import fnmatch
-import pathlib
-import signal
 import statistics
 import sys
-import time
 
 import runs
+import studies
 import study_page
 import study_timing
 
@@ -43,7 +39,6 @@ ROWS = 2.0  # expert rows per token of the comparison at equal compute
 TRAIN_IMAGES = 50000  # of CIFAR-10, for estimates
 # Share of the time of a step, at ROWS, that grows with the expert rows: a guess, which measured runs correct.
 EXPERT_SHARE = 0.4
-POLL_SECONDS = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,18 +140,17 @@ class Estimates:
         return self._first(configuration) * statistics.median(known)
 
 
-class Study:
+class Study(studies.Study):
     """The plan in a work folder. One process at a time works on it: it holds a lock."""
 
     def __init__(self, options, extra_flags):
-        self.options, self.extra = options, extra_flags
-        self.setting = dataclasses.replace(SETTINGS[options.setting], **{
+        super().__init__(options, dataclasses.replace(SETTINGS[options.setting], **{
             key: getattr(options, key) for key in ("epochs", "batch", "threads", "jobs")
-            if getattr(options, key) is not None})
+            if getattr(options, key) is not None}))
+        self.extra = extra_flags
         self.plan = plan(self.setting)
         self.chosen = [p for p in self.plan if fnmatch.fnmatchcase(p.name, f"*{options.only}*")]
         self.estimates = Estimates(self.setting)
-        self.results, self.failed = {}, {}
         before = runs.read_json(options.json) or {}
         self.timed = {key: before[key] for key in ("timing", "timing_setting") if key in before}
         if not options.timing:  # which needs none of the runs, nor the flags that they were begun with
@@ -185,18 +179,9 @@ class Study:
             lambda text: print(text, flush=True))
         study_timing.add_to(self.options.json, timing, threads, self.command())
 
-    def collect(self, planned):
-        """Whether the run is over; its figures are kept."""
-        final = self.run_of(planned).result()
-        if final is None:
-            return False
-        self.results[planned.name] = final
+    def learn(self, planned, final):
         if final.get("train_seconds"):
             self.estimates.learn(planned.configuration, final["train_seconds"])
-        return True
-
-    def left(self):
-        return [p for p in self.chosen if p.name not in self.results and p.name not in self.failed]
 
     def seconds_left(self, planned):
         done = min(1.0, self.run_of(planned).epochs_done() / self.setting.epochs)
@@ -223,12 +208,7 @@ class Study:
                 "failed": self.failed, "runs": entries, **self.timed}
 
     def command(self):
-        words = ["bench/experiments/router_study.py", "--data", self.options.data.name, "--setting", self.options.setting]
-        for key in ("epochs", "batch", "threads", "jobs"):
-            if getattr(self.options, key) is not None:
-                words += [f"--{key}", f"{getattr(self.options, key):g}"]
-        words += ["--timing"] if self.options.timing else []
-        return " ".join(words + (["--", *self.extra] if self.extra else []))
+        return super().command("bench/experiments/router_study.py", *(["--timing"] if self.options.timing else []))
 
     def describe(self):
         total = 0.0
@@ -242,50 +222,6 @@ class Study:
         print(f"{len(self.chosen)} runs, {len(self.left())} to do: about {total / self.setting.jobs / 60:.0f} min "
               f"with {self.setting.jobs} at a time (by {basis})")
 
-    def go(self):
-        """Runs what is left. Throws KeyboardInterrupt after the trainers wrote their checkpoints."""
-        started = time.monotonic()
-        waiting, working = self.left(), {}
-        try:
-            while waiting or working:
-                while waiting and len(working) < self.setting.jobs:
-                    used = (time.monotonic() - started) / 60
-                    needed = self.seconds_left(waiting[0]) / 60
-                    if self.options.budget is not None and used + needed > self.options.budget:
-                        print(f"budget: {waiting[0].name} needs about {needed:.1f} min, {used:.1f} of "
-                              f"{self.options.budget:g} min are used; {len(waiting)} runs are left for another time")
-                        waiting.clear()
-                        break
-                    planned = waiting.pop(0)
-                    working[self.run_of(planned).start()] = planned
-                for process in [p for p in working if p.poll() is not None]:
-                    self.ended(working.pop(process), process.returncode)
-                time.sleep(POLL_SECONDS)
-        except (KeyboardInterrupt, runs.TrainerFailed):
-            runs.stop(working)
-            for planned in working.values():  # one may have come to its end meanwhile
-                self.collect(planned)
-            self.save()
-            raise
-
-    def ended(self, planned, code):
-        run = self.run_of(planned)
-        if code == runs.INTERRUPTED:
-            raise KeyboardInterrupt
-        if code == runs.USAGE:
-            raise runs.TrainerFailed(f"{planned.name}: {run.last_words()}")
-        if code != 0 or not self.collect(planned):
-            self.failed[planned.name] = f"ended with {code}: {run.last_words()}"
-            print(f"FAILED {planned.name} {self.failed[planned.name]}", flush=True)
-        else:
-            final = self.results[planned.name]
-            print(f"{planned.name}: {100 * final['accuracy']:.2f} %, {final['train_seconds']:.0f} s; "
-                  f"{len(self.left())} left", flush=True)
-        self.save()
-
-    def save(self):
-        runs.write_json(self.options.json, self.record())
-
 
 def run_study(options, extra):
     study = Study(options, extra)
@@ -294,12 +230,7 @@ def run_study(options, extra):
     if options.dry_run:
         study.describe()
         return 0
-    options.work.mkdir(parents=True, exist_ok=True)
-    with open(options.work / "lock", "w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another process works on the study in {options.work}") from None
+    with studies.Lock(options.work):
         if options.timing:
             study.time()
         else:
@@ -308,64 +239,28 @@ def run_study(options, extra):
     return 1 if study.failed else 0
 
 
-def write_report(options):
-    record = runs.read_json(options.json)
-    if record is None or not record.get("runs"):
-        raise ValueError(f"{options.json}: holds no finished run yet")
-    study_page.write(record, options.report, options.figures)
-
-
 def parse(arguments):
-    parser = argparse.ArgumentParser(prog="router_study.py", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, help="CIFAR-10, as vmoe train takes it")
-    parser.add_argument("--work", type=pathlib.Path, help="folder of the runs")
-    parser.add_argument("--json", type=pathlib.Path, required=True, help="record of the study, rewritten after each run")
-    parser.add_argument("--setting", choices=SETTINGS, default="small",
-                        help="small: about two hours on two cores; gpu: larger model, longer, three seeds of everything")
-    parser.add_argument("--only", metavar="PATTERN", default="", help="only runs with this in their name; * matches anything")
-    parser.add_argument("--budget", metavar="MINUTES", type=float, help="begin no run that would end later than this")
-    parser.add_argument("--timing", action="store_true",
-                        help="train nothing for the study: time each configuration alone, where the machine does nothing else; "
-                             "--threads is 2 here, and what was timed before is kept in --work")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and their estimated time")
-    parser.add_argument("--epochs", type=float, help="of every run, instead of the setting's")
-    parser.add_argument("--batch", type=int, help="likewise")
-    parser.add_argument("--threads", type=int, help="of one run, likewise; 0: all cores")
-    parser.add_argument("--jobs", type=int, help="runs at a time, likewise")
-    parser.add_argument("--program", default=str(runs.ROOT / "build/release/bin/vmoe"))
-    parser.add_argument("--report", type=pathlib.Path, metavar="FILE.md", help="write the report of --json")
-    parser.add_argument("--figures", type=pathlib.Path, metavar="FOLDER", help="where the report's plots go")
-    split = arguments.index("--") if "--" in arguments else len(arguments)
-    options = parser.parse_args(arguments[:split])
-    if (options.report is None) != (options.figures is None):
-        parser.error("--report and --figures belong together")
-    if options.report is None and (options.data is None or options.work is None):
-        parser.error("--data and --work are needed to train, --report and --figures to write the report")
+    flags = studies.parser("router_study.py", __doc__, SETTINGS,
+                           "small: about two hours on two cores; gpu: larger model, longer, three seeds of everything")
+    flags.add_argument("--only", metavar="PATTERN", default="", help="only runs with this in their name; * matches anything")
+    flags.add_argument("--timing", action="store_true",
+                       help="train nothing for the study: time each configuration alone, where the machine does nothing else; "
+                            "--threads is 2 here, and what was timed before is kept in --work")
+    options, extra = studies.parse(flags, arguments)
     if options.timing and (options.dry_run or options.work is None):
-        parser.error("--timing needs --data and --work, and is no --dry-run")
-    if options.jobs is not None and options.jobs < 1:
-        parser.error("--jobs: expected 1 or more")
-    if options.epochs is not None and options.epochs <= 0:
-        parser.error("--epochs: expected more than 0")
-    return options, arguments[split + 1:]
+        flags.error("--timing needs --data and --work, and is no --dry-run")
+    return options, extra
 
 
 def main(arguments):
     options, extra = parse(arguments)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell began this in the background
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+
+    def work():
         code = run_study(options, extra) if options.work is not None else 0
         if options.report is not None:
-            write_report(options)
+            study_page.write(studies.record_with_runs(options.json), options.report, options.figures)
         return code
-    except KeyboardInterrupt:
-        print("stopped; started again, it goes on here", file=sys.stderr)
-        return runs.INTERRUPTED
-    except (ValueError, OSError, runs.OtherFlags, runs.TrainerFailed) as error:
-        print(f"router_study.py: error: {error}", file=sys.stderr)
-        return 2
+    return studies.ended_with("router_study.py", work)
 
 
 if __name__ == "__main__":

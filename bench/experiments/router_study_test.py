@@ -10,8 +10,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 import unittest
 import unittest.mock
 import xml.etree.ElementTree
@@ -19,46 +17,9 @@ import xml.etree.ElementTree
 import router_study
 import runs
 import study_page
+from scratch import HERE, WAIT, Scratch
 
-HERE = pathlib.Path(__file__).resolve().parent
-WAIT = 60  # seconds for something that takes far less
 THREE = "soft-e8-c2"  # runs of three seeds
-
-
-class Scratch(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-        self.work, self.json = self.folder / "work", self.folder / "out" / "study.json"
-
-    def command(self, *more, script="router_study.py"):
-        return [sys.executable, str(HERE / script), "--data", str(self.folder / "cifar10.tar.xz"), "--work", str(self.work),
-                "--json", str(self.json), "--program", str(HERE / "fake_trainer.py"), *more]
-
-    def run_it(self, *more, code=0, **environment):
-        done = subprocess.run(self.command(*more), env=dict(os.environ, **environment), capture_output=True, text=True,
-                              timeout=10 * WAIT, check=False)
-        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
-        return done
-
-    def begin(self, *more, **environment):
-        process = subprocess.Popen(self.command(*more), env=dict(os.environ, **environment), stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True)
-        self.addCleanup(process.stdout.close)
-        return process
-
-    def record(self):
-        return json.loads(self.json.read_text())
-
-    def steps(self, name):
-        return [json.loads(line)["step"] for line in (self.work / name / "metrics.jsonl").read_text().splitlines()]
-
-    def wait_for(self, condition):
-        deadline = time.monotonic() + WAIT
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, "what was waited for did not come")
-            time.sleep(0.02)
 
 
 class PlanTest(unittest.TestCase):

@@ -68,6 +68,14 @@ def read_json(path):
         return None
 
 
+def json_line(text):
+    """One line of a file that may end in a part of one; None for that part."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
 class OtherFlags(Exception):
     """A run was begun with other flags than it should now go on with."""
 
@@ -117,19 +125,23 @@ class Run:
         self._check_flags()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         wait_until_free(self.folder)
-        write_json(self._beside("flags.json"), self._lasting_flags())
-        command = [self.program, "train", "--json", str(self.final)]
-        command += ["--resume", str(self.folder)] if self.begun() else ["--out", str(self.folder), *self.arguments]
+        write_json(self._beside("flags.json"), self.lasting_flags())
+        command = [self.program, *self.words()]
         print(" ".join(command), flush=True)
         with open(self.log, "a", encoding="utf-8") as log:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                     start_new_session=True, preexec_fn=end_with_parent())
 
+    def words(self):
+        """What the program is called with."""
+        words = ["train", "--json", str(self.final)]
+        return words + (["--resume", str(self.folder)] if self.begun() else ["--out", str(self.folder), *self.arguments])
+
     def last_words(self):
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if self.log.exists() else []
         return next((line for line in reversed(lines) if line.startswith("error")), lines[-1] if lines else "no output")
 
-    def _lasting_flags(self):
+    def lasting_flags(self):
         kept, rest = [], iter(self.arguments)
         for word in rest:
             if word in FREE_FLAGS:
@@ -142,8 +154,23 @@ class Run:
         if not (self.begun() or self.final.exists()):
             return  # the trainer refused the flags, or was stopped before it made the folder
         before = read_json(self._beside("flags.json"))
-        if before is not None and before != self._lasting_flags():
+        if before is not None and before != self.lasting_flags():
             raise OtherFlags(f"the run {self.name} was begun with other flags ({' '.join(before)}): use another --work folder")
+
+
+class Measurement(Run):
+    """`vmoe stability` of a run that is over; its files stand beside the run's. One that was stopped begins anew."""
+
+    def __init__(self, program, folder, arguments):
+        super().__init__(program, folder, arguments)
+        self.name += ".stability"
+        self.final, self.log = self._beside("json"), self._beside("log")
+
+    def begun(self):
+        return False
+
+    def words(self):
+        return ["stability", str(self.folder), "--json", str(self.final), *self.arguments]
 
 
 def wait_until_free(folder):

@@ -245,12 +245,12 @@ def routers_plot(parts_of_study):
                    f"{len(entries)} runs. Filled marks are means, bars a standard deviation, hollow marks single seeds.", drawn)
 
 
-def lines_plot(title, across, lines):
-    """lines: name -> (family, [(x, runs)]); the values of x stand evenly, as their doublings should."""
-    xs = sorted({value for _, points in lines.values() for value, _ in points})
-    low, high, step = bounds([v for _, points in lines.values() for _, own in points for v in spread_of(own)])
-    width, height, left, right, top = 720, 396 + 22 * len(lines), 60, 30, 36
-    bottom = 64 + 22 * len(lines)
+def curves_plot(title, across, upward, curves):
+    """curves: name -> (colour, marker, [(x, (below, middle, above))]); the values of x stand evenly, as doublings should."""
+    xs = sorted({value for *_, points in curves.values() for value, _ in points})
+    low, high, step = bounds([v for *_, points in curves.values() for _, own in points for v in own])
+    width, height, left, right, top = 720, 396 + 22 * len(curves), 60, 30, 36
+    bottom = 64 + 22 * len(curves)
     def x(value):
         return left + 30 + (xs.index(value) / max(1, len(xs) - 1)) * (width - left - right - 60)
     def y(value):
@@ -258,23 +258,31 @@ def lines_plot(title, across, lines):
     drawn = []
     for t in steps(low, high, step):
         drawn += [f'<path d="M{left},{y(t):.1f}H{width - right}" stroke="#e2dfd8"/>', label(left - 8, y(t) + 4, f"{t:g}", "end")]
-    drawn += [label(x(v), height - bottom + 20, f"{v:g}") for v in xs]
+    every = -(-len(xs) // 12)  # more labels than that would touch
+    drawn += [label(x(v), height - bottom + 20, f"{v:g}") for v in xs[::every]]
     drawn.append(label((left + width - right) / 2, height - bottom + 42, across))
-    drawn.append(label(12, 14, "test accuracy, %", "start"))
-    for i, (name, (family, points)) in enumerate(lines.items()):
-        colour, kind = STYLES[family]
+    drawn.append(label(12, 14, upward, "start"))
+    for i, (name, (colour, kind, points)) in enumerate(curves.items()):
         stroke = f'stroke="{colour}" stroke-width="2" fill="none" stroke-dasharray="{DASHES[i % 4]}"'
-        path = "L".join(f"{x(v):.1f},{y(spread_of(own)[1]):.1f}" for v, own in points)
+        path = "L".join(f"{x(v):.1f},{y(middle):.1f}" for v, (_, middle, _) in points)
         drawn.append(f'<path d="M{path}" {stroke}/>')
-        for v, own in points:
-            below, middle, above = spread_of(own)
-            drawn.append(f'<path d="M{x(v):.1f},{y(below):.1f}V{y(above):.1f}" stroke="{colour}" stroke-width="1.5"/>')
-            drawn.append(marker(kind, x(v), y(middle), 5, colour))
+        for j, (v, (below, middle, above)) in enumerate(points):
+            if j % every == 0:
+                drawn.append(f'<path d="M{x(v):.1f},{y(below):.1f}V{y(above):.1f}" stroke="{colour}" stroke-width="1.5"/>')
+                drawn.append(marker(kind, x(v), y(middle), 5, colour))
         key = height - bottom + 64 + 22 * i
         drawn += [f'<path d="M{left},{key}h44" {stroke}/>', marker(kind, left + 22, key, 5, colour),
                   label(left + 54, key + 4, name, "start")]
     return drawing(width, height, title, "; ".join(
-        f"{name}: " + ", ".join(f"{v:g} {spread_of(own)[1]:.1f} %" for v, own in points) for name, (_, points) in lines.items()), drawn)
+        f"{name}: " + ", ".join(f"{v:g} {middle:.1f} %" for v, (_, middle, _) in points)
+        for name, (*_, points) in curves.items()), drawn)
+
+
+def lines_plot(title, across, lines):
+    """lines: name -> (family, [(x, runs)])."""
+    return curves_plot(title, across, "test accuracy, %", {
+        name: (*STYLES[family], [(value, spread_of(own)) for value, own in points])
+        for name, (family, points) in lines.items()})
 
 
 def lines_of(groups, x_of, name_of):
