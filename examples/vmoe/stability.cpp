@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "attacked_images.hpp"
 #include "data/views.hpp"
 #include "data/warp.hpp"
 #include "moxie/robust/discontinuities.hpp"
@@ -130,6 +131,26 @@ json measure_view(Subject& subject, const ImageSet& images, const Answer& clean,
   return out;
 }
 
+/// Under PGD on the cross-entropy, from a random point of the ball.
+json measure_pgd(Subject& subject, const Sample& sample, const Answer& clean,
+                 const StabilityRequest& request) {
+  const moxie::Pgd pgd{
+      .threat = {.eps = request.pgd}, .step = request.pgd / 4, .steps = request.pgd_steps};
+  const Answer own =
+      subject.answer(attacked_images(subject, sample, pgd, request.sweep.seed));
+  json out = figures_of(own, clean, sample.images);
+  double robust = 0;
+  for (std::size_t i = 0; i < own.prediction.size(); ++i) {
+    const std::int32_t label = sample.images.labels[i];
+    robust += clean.prediction[i] == label && own.prediction[i] == label ? 1 : 0;
+  }
+  out["accuracy"] = robust / static_cast<double>(sample.images.count);
+  out["eps"] = request.pgd;
+  out["steps"] = request.pgd_steps;
+  out["layers"] = layer_changes(subject, clean, own);
+  return out;
+}
+
 json measure(const Checkpoint& checkpoint, const Sample& sample, const StabilityRequest& request) {
   Subject subject(checkpoint, sample, request.threads);
   const ImageSet& images = sample.images;
@@ -162,6 +183,7 @@ json measure(const Checkpoint& checkpoint, const Sample& sample, const Stability
     const moxie::ImageBox all{0, 0, static_cast<double>(images.shape.height), width};
     return moxie::ImageView::crop(all, images.shape.height, images.shape.width).then(mirror);
   });
+  if (request.pgd > 0) out["pgd"] = measure_pgd(subject, sample, clean, request);
   return out;
 }
 
@@ -171,6 +193,9 @@ json measure_stability(const StabilityRequest& request) {
   const moxie::NoiseSweep& sweep = request.sweep;
   const char* const who = "vmoe stability";
   check_sweep(who, sweep);
+  if (!(request.pgd >= 0 && request.pgd <= 1) || request.pgd_steps < 1)
+    moxie::throw_config(who, ": pgd is ", request.pgd, " and pgd-steps is ", request.pgd_steps,
+                        ", expected a radius from 0 to 1 and at least 1 step");
   const std::vector<Checkpoint> checkpoints = read_checkpoints(who, request.checkpoints);
   const Sample sample = draw_sample(who, checkpoints, request.data, request.images, sweep.seed);
   json out = {{"data", test_data_path(checkpoints, request.data)},
@@ -217,6 +242,7 @@ std::string stability_text(const json& figures) {
     }
     add_row("crop", model.at("crop"));
     add_row("flip", model.at("flip"));
+    if (model.contains("pgd")) add_row("pgd", model.at("pgd"));
     char text[80];
     std::snprintf(text, sizeof text, "discontinuities of an image: %.3f\n",
                   model.at("noise").at("discontinuities").get<double>());

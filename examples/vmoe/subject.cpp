@@ -132,25 +132,37 @@ Answer Subject::answer(const Write& write) {
   return out;
 }
 
+template <class F>
+void Subject::write_inputs(const F& pixel, float* inputs) const {
+  const Index channels = sample_.images.shape.channels;
+  const Index copies = vit().channels / channels;  // grey images may become 3 equal channels
+  const Normalization& n = info_.normalization;
+  for (Index v = 0; v < sample_.images.shape.values(); ++v) {
+    const auto c = to_size(v % channels);
+    const auto input = static_cast<float>((pixel(v) - n.mean[c]) / n.std_dev[c]);
+    std::fill_n(inputs + v * copies, copies, input);
+  }
+}
+
 Answer Subject::answer(const moxie::NoiseSweep& sweep, Index level) {
   const ImageSet& images = sample_.images;
-  const Index channels = images.shape.channels;
-  const Index model_channels = vit().channels;
-  const Normalization& n = info_.normalization;
-  const std::vector<float> table = normalization_table(n, channels);
+  const std::vector<float> table =
+      normalization_table(info_.normalization, images.shape.channels);
   return answer([&](Index i, float* out) {
     const std::uint8_t* pixels = images.image(i);
-    if (level == 0) return render(pixels, images.shape, {}, table, model_channels, out);
-    for (Index v = 0; v < images.shape.values(); ++v) {
-      const auto c = to_size(v % channels);
-      const double x = sweep(pixels[v] / 255.0, level, sample_.numbers[to_size(i)], v);
-      const auto input = static_cast<float>((x - n.mean[c]) / n.std_dev[c]);
-      if (model_channels == channels) {
-        out[v] = input;
-      } else {
-        std::fill_n(out + v * model_channels, model_channels, input);
-      }
-    }
+    if (level == 0) return render(pixels, images.shape, {}, table, vit().channels, out);
+    const auto noisy = [&](Index v) {
+      return sweep(pixels[v] / 255.0, level, sample_.numbers[to_size(i)], v);
+    };
+    write_inputs(noisy, out);
+  });
+}
+
+Answer Subject::answer(const std::vector<float>& pixels) {
+  const Index values = sample_.images.shape.values();
+  return answer([&](Index i, float* out) {
+    const float* own = pixels.data() + i * values;
+    write_inputs([own](Index v) { return static_cast<double>(own[v]); }, out);
   });
 }
 

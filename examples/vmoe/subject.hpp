@@ -65,12 +65,20 @@ class Subject {
   const Options& options() const { return options_; }
   const moxie::VitConfig& vit() const { return plan_.vit; }
   const CheckpointInfo& info() const { return info_; }
+  const Model& model() const { return model_; }
+  /// Most images of a pass.
+  Index batch() const { return batch_; }
 
   Answer answer(const Write& write);
   /// Of the images at a level of a sweep.
   Answer answer(const moxie::NoiseSweep& sweep, Index level);
+  /// Of other pixels in their place, [images, height * width * channels] from 0 to 1.
+  Answer answer(const std::vector<float>& pixels);
 
  private:
+  /// Inputs of one image; pixel(v): value v of it, from 0 to 1.
+  template <class F>
+  void write_inputs(const F& pixel, float* inputs) const;
   void add_scores(const std::vector<float>& scores, Index row, std::int32_t label,
                   Answer& out) const;
 

@@ -109,6 +109,39 @@ TEST_CASE("stability of all images without noise is what eval says") {
   }
 }
 
+TEST_CASE("under PGD routes change, and no more images are right than were") {
+  const TemporaryFolder folder;
+  const auto grey = write_images(folder / "data", 16, 7, 1);
+  for (const Arguments& more : {Arguments{"--channels", "3"}, Arguments{"--moe", "none"}}) {
+    const auto out = folder / ("run" + more.back());
+    REQUIRE(run(train(grey, out) + Arguments{"--k", "1"} + more).code == 0);
+    const Arguments looks{out, "--images", "9", "--levels", "1"};
+    CHECK_FALSE(stability(folder, looks).at("models")[0].contains("pgd"));
+    const json model =
+        stability(folder, looks + Arguments{"--pgd", "64/255", "--pgd-steps", "3"}).at("models")[0];
+    const json& pgd = model.at("pgd");
+    check_figures(pgd, model.at("moe_blocks"));
+    CHECK(pgd.at("eps").get<double>() == doctest::Approx(64.0 / 255));
+    CHECK(pgd.at("steps") == 3);
+    const json& clean = model.at("noise").at("levels")[0];
+    CHECK(pgd.at("accuracy").get<double>() <= clean.at("accuracy").get<double>());
+    CHECK(pgd.at("true_class_probability").get<double>() <
+          clean.at("true_class_probability").get<double>());
+    // Other threads, the same figures.
+    const Arguments alone{"--pgd", "64/255", "--pgd-steps", "3", "--threads", "1"};
+    CHECK(stability(folder, looks + alone).at("models")[0] == model);
+  }
+  const auto refused = [&](const Arguments& more) {
+    const Ending ending = run(Arguments{"stability", folder / "runnone"} + more);
+    CHECK(ending.code == 2);
+    return ending.err;
+  };
+  CHECK(refused({"--pgd", "2"}) ==
+        Containing("pgd is 2 and pgd-steps is 10, expected a radius from 0 to 1 and at least 1"));
+  CHECK(refused({"--pgd", "0.1", "--pgd-steps", "0"}) == Containing("pgd-steps is 0"));
+  CHECK(refused({"--pgd-steps", "4"}) == Containing("has no effect without --pgd EPS"));
+}
+
 TEST_CASE("stability refuses what cannot be compared") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");

@@ -7,6 +7,7 @@
 #include "commands/exit.hpp"
 #include "commands/flags.hpp"
 #include "commands/sweep_flags.hpp"
+#include "commands/threat_flags.hpp"
 
 namespace vmoe {
 namespace {
@@ -14,18 +15,27 @@ namespace {
 class Stability final : public Command {
  public:
   Stability()
-      : Command("stability", "how routes and predictions change with noise, a crop and a flip") {}
+      : Command("stability",
+                "how routes and predictions change with noise, a crop, a flip and PGD") {}
 
   void add(CLI::App& app) override {
     const StabilityRequest defaults;
     flags_.add(app, "checkpoints, or folders of runs for their newest", defaults.images,
                defaults.sweep);
+    add_text(app, "--pgd", pgd_, "EPS",
+             "also under PGD in this L-infinity ball, of pixels from 0 to 1: a number or 8/255");
+    add_text(app, "--pgd-steps", pgd_steps_, "N", "its steps, of a quarter of EPS",
+             moxie::detail::message(defaults.pgd_steps));
     result_.add(app, "write all figures to this file");
   }
 
   int run() override {
     StabilityRequest request;
     flags_.read(request);
+    apply_fraction("pgd", pgd_, request.pgd);
+    apply_number("pgd-steps", pgd_steps_, request.pgd_steps);
+    if (!pgd_steps_.empty() && request.pgd == 0)
+      moxie::throw_config("vmoe: --pgd-steps has no effect without --pgd EPS");
     result_.check();
     const nlohmann::json figures = measure_stability(request);
     result_.write(figures);
@@ -35,6 +45,7 @@ class Stability final : public Command {
 
  private:
   SweepFlags flags_;
+  std::string pgd_, pgd_steps_;
   ResultFile result_;
 };
 
