@@ -118,25 +118,8 @@ TEST_CASE_TEMPLATE("every loss of APGD breaks points inside the ball, more than 
     moxie::RunAttack attack{moxie::LayerTarget{model},
                             Apgd{.threat = {.eps = eps}, .loss = loss, .iterations = 40}, images};
     attack(data.batch(), data.adv(), data.standing.view());
-    const auto standing = data.standing.to_vector();
-    moxie::test::Buffer<std::int32_t, B> right(backend, images, 1);
-    attack.find_correct(data.adv(), data.y.view(), right.view());
-    const auto still = right.to_vector();
-    const auto x = data.x.to_vector(), adv = data.x_adv.to_vector();
-    int broken = 0;
-    for (std::size_t i = 0; i < images; ++i) {
-      if (standing[i] != 0) {
-        REQUIRE(adv[i * width] == -7);
-        continue;
-      }
-      ++broken;
-      CHECK(still[i] == 0);
-      for (std::size_t j = i * width; j < (i + 1) * width; ++j) {
-        REQUIRE(std::abs(static_cast<double>(adv[j]) - static_cast<double>(x[j])) <= eps);
-        REQUIRE(adv[j] >= 0);
-        REQUIRE(adv[j] <= 1);
-      }
-    }
+    const int broken = moxie::test::check_fallen(backend, data, attack,
+                                                 std::vector<std::int32_t>(images, 1));
     CHECK(broken > 5);
     CHECK(broken < images - 5);
   }
@@ -157,10 +140,7 @@ TEST_CASE("APGD gives the same bits for any threads and any split of the set") {
         moxie::RunAttack attack{
             moxie::LayerTarget{model},
             Apgd{.threat = {.eps = 0.02}, .loss = loss, .iterations = 20, .restarts = 2}, images};
-        for (Index first = 0; first < images; first += size) {
-          const Index n = size < images - first ? size : images - first;
-          attack(data.part(first, n), data.adv(first, n), data.standing.view().middle(first, n));
-        }
+        moxie::test::attack_in_batches(data, size, attack);
         if (wanted.empty()) wanted = data.x_adv.to_vector();
         CHECK(data.x_adv.to_vector() == wanted);
       }

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <cmath>
 #include <vector>
 
 #include "moxie/layer/tape.hpp"
 #include "moxie/nn/mlp.hpp"
 #include "moxie/robust/attack.hpp"
+#include "moxie/robust/threat.hpp"
 #include "support/backends.hpp"
 #include "support/numbers.hpp"
 #include "support/parameters.hpp"
@@ -81,6 +83,50 @@ struct AttackData {
     return v;
   }
 };
+
+/// Checks what an attack made of points that stood `before`: the image of one that fell is wrong and
+/// lies inside ball and box, no other row was written.
+/// @returns how many fell
+template <class B, class M, class A>
+int check_fallen(B& backend, const AttackData<B>& data, RunAttack<M, A>& attack,
+                 const std::vector<std::int32_t>& before) {
+  const Threat& threat = attack.attack().threat;
+  const auto standing = data.standing.to_vector();
+  const auto x = data.x.to_vector(), adv = data.x_adv.to_vector();
+  Buffer<std::int32_t, B> right(backend, data.images, 1);
+  attack.find_correct(data.adv(), data.y.view(), right.view());
+  const auto still = right.to_vector();
+  const auto width = static_cast<std::size_t>(data.width);
+  int fell = 0;
+  for (std::size_t i = 0; i < standing.size(); ++i) {
+    const bool fallen = before[i] != 0 && standing[i] == 0;
+    fell += fallen ? 1 : 0;
+    if (fallen) CHECK(still[i] == 0);
+    double square = 0;
+    for (std::size_t j = i * width; j < (i + 1) * width; ++j) {
+      if (!fallen) {
+        REQUIRE(adv[j] == -7);
+        continue;
+      }
+      const double d = static_cast<double>(adv[j]) - static_cast<double>(x[j]);
+      square += d * d;
+      REQUIRE(static_cast<double>(adv[j]) >= threat.low);
+      REQUIRE(static_cast<double>(adv[j]) <= threat.high);
+      if (threat.norm == Norm::linf) REQUIRE(std::abs(d) <= threat.eps);
+    }
+    if (fallen && threat.norm == Norm::l2)
+      CHECK(std::sqrt(square) <= threat.eps * (1 + 4e-16));
+  }
+  return fell;
+}
+/// Attacks the data batch by batch of `size` images.
+template <class B, class Run>
+void attack_in_batches(const AttackData<B>& data, Index size, Run& attack) {
+  for (Index first = 0; first < data.images; first += size) {
+    const Index n = size < data.images - first ? size : data.images - first;
+    attack(data.part(first, n), data.adv(first, n), data.standing.view().middle(first, n));
+  }
+}
 
 /// A target that counts what it is asked.
 template <class M>

@@ -77,7 +77,6 @@ TEST_CASE_TEMPLATE("PGD reaches the optimum of a linear model", B, MOXIE_TEST_BA
 TEST_CASE_TEMPLATE(
     "PGD breaks what can be broken, inside ball and box, and leaves other rows alone", B,
     MOXIE_TEST_BACKENDS) {
-  using T = typename B::Scalar;
   B backend = moxie::test::make_backend<B>();
   constexpr Index images = 40, width = 12;
   const auto model = moxie::test::curved_model(backend, width, 16, 4);
@@ -91,30 +90,7 @@ TEST_CASE_TEMPLATE(
     start[3] = start[7] = 0;  // fell before: none of our business
     data.standing.assign(start);
     attack(data.batch(), data.adv(), data.standing.view());
-    const auto standing = data.standing.to_vector();
-    const auto x = data.x.to_vector(), adv = data.x_adv.to_vector();
-    moxie::test::Buffer<std::int32_t, B> right(backend, images, 1);
-    attack.find_correct(data.adv(), data.y.view(), right.view());
-    const auto still = right.to_vector();
-    int broken = 0;
-    for (std::size_t i = 0; i < images; ++i) {
-      const bool fell = start[i] != 0 && standing[i] == 0;
-      broken += fell ? 1 : 0;
-      if (fell) CHECK(still[i] == 0);
-      double square = 0;
-      for (std::size_t j = i * width; j < (i + 1) * width; ++j) {
-        if (!fell) {
-          REQUIRE(adv[j] == T(-7));
-          continue;
-        }
-        const double d = static_cast<double>(adv[j]) - static_cast<double>(x[j]);
-        square += d * d;
-        REQUIRE(adv[j] >= 0);
-        REQUIRE(adv[j] <= 1);
-        if (norm == Norm::linf) REQUIRE(std::abs(d) <= eps);
-      }
-      if (fell && norm == Norm::l2) CHECK(std::sqrt(square) <= eps * (1 + 4e-16));
-    }
+    const int broken = moxie::test::check_fallen(backend, data, attack, start);
     CHECK(broken > 3);
     CHECK(broken < images - 3);
   }
@@ -170,10 +146,7 @@ TEST_CASE("PGD gives the same bits for any threads and any split of the set") {
       data.label_by(backend, model);
       moxie::RunAttack attack{moxie::LayerTarget{model},
                               Pgd{.threat = {.eps = 0.03}, .step = 0.01, .restarts = 2}, images};
-      for (Index first = 0; first < images; first += size) {
-        const Index n = size < images - first ? size : images - first;
-        attack(data.part(first, n), data.adv(first, n), data.standing.view().middle(first, n));
-      }
+      moxie::test::attack_in_batches(data, size, attack);
       if (wanted.empty()) {
         wanted = data.x_adv.to_vector();
         wanted_standing = data.standing.to_vector();

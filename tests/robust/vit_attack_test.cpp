@@ -1,4 +1,7 @@
+#include <algorithm>
 #include <cmath>
+
+#include "device/allocations.hpp"
 
 #include "moxie/robust/apgd.hpp"
 #include "moxie/robust/metrics.hpp"
@@ -130,4 +133,25 @@ TEST_CASE("a target can be the second-ranked experts, RA-E of a V-MoE counts as 
   frozen.find_correct(moxie::ConstMatrix<B>(mixed.view(images, pixels)), data.y.view(),
                       right.view());
   CHECK(right.to_vector() == standing);
+}
+
+TEST_CASE("an attack on a V-MoE touches no gradient of a parameter and allocates nothing") {
+  B backend;
+  const auto model = small_moe(backend);
+  AttackData<B> data(backend, images, pixels);
+  data.label_by(backend, model);
+  const auto gradients = model.parameters().gradients();
+  for (Index i = 0; i < gradients.size; ++i) gradients[i] = 7;
+  const Pgd pgd{.threat = {.eps = 0.1}, .step = 0.02};
+  moxie::RunAttack attack{moxie::LayerTarget{model}, pgd, images};
+  pgd.perturb(attack.target(), data.batch(), attack.state(), data.adv());
+  const auto wanted = data.x_adv.to_vector();
+  const int before = moxie::test::allocations();
+  pgd.perturb(attack.target(), data.batch(), attack.state(), data.adv());
+  attack(data.batch(), data.adv(), data.standing.view());
+  CHECK(moxie::test::allocations() == before);
+  CHECK(std::all_of(gradients.data, gradients.data + gradients.size,
+                    [](double g) { return g == 7; }));
+  pgd.perturb(attack.target(), data.batch(), attack.state(), data.adv());
+  CHECK(data.x_adv.to_vector() == wanted);
 }

@@ -2,8 +2,7 @@
 
 #include "moxie/core/random.hpp"
 #include "moxie/robust/apgd_schedule.hpp"
-#include "moxie/robust/attack.hpp"
-#include "moxie/robust/attack_loss.hpp"
+#include "moxie/robust/query.hpp"
 #include "moxie/robust/target_classes.hpp"
 #include "moxie/robust/threat.hpp"
 
@@ -275,8 +274,7 @@ struct Apgd {
  private:
   static constexpr const char* who = "moxie::Apgd";
   void check(Index classes) const {
-    detail::check_threat(who, threat);
-    if (threat.norm != Norm::linf) throw_config(who, ": the norm is L2, expected L-infinity");
+    detail::check_linf_threat(who, threat);
     if (loss == AttackLoss::targeted_cross_entropy || loss == AttackLoss::cross_entropy ||
         loss == AttackLoss::dlr || loss == AttackLoss::targeted_dlr) {
       if (classes < least_classes(loss))
@@ -332,13 +330,8 @@ struct Apgd {
   /// Losses, gradients and who is fooled at the current points.
   template <AttackTarget M, class B = typename M::BackendType>
   void ask(M& target, const AttackBatch<B>& batch, State<M>& s) const {
-    detail::Query<B>& q = s.query;
-    B& b = target.backend();
-    const Index n = q.active.count();
-    target.scores(q.active.rows(b, s.points.x, q.rows), q.active.image(), q.scores.top(n));
-    attack_losses(b, loss, ConstMatrix<B>(q.scores.top(n)), q.active.image(), batch.y, batch.target,
-                  q.losses, q.d_scores.top(n), q.fooled);
-    target.gradient(ConstMatrix<B>(q.d_scores.top(n)), q.d_rows.top(n));
+    s.query.ask(target, loss, batch, batch.target, ConstMatrix<B>(s.points.x));
+    s.query.go_back(target);
   }
 };
 

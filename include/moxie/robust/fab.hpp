@@ -1,8 +1,7 @@
 #pragma once
 
-#include "moxie/robust/attack.hpp"
-#include "moxie/robust/attack_loss.hpp"
 #include "moxie/robust/fab_step.hpp"
+#include "moxie/robust/query.hpp"
 #include "moxie/robust/target_classes.hpp"
 #include "moxie/robust/threat.hpp"
 
@@ -127,8 +126,7 @@ struct FabTargeted {
  private:
   static constexpr const char* who = "moxie::FabTargeted";
   void check(Index classes) const {
-    detail::check_threat(who, threat);
-    if (threat.norm != Norm::linf) throw_config(who, ": the norm is L2, expected L-infinity");
+    detail::check_linf_threat(who, threat);
     if (classes < 2)
       throw_config(who, ": the model has ", classes, " classes, expected at least 2");
     if (iterations < 0) throw_config(who, ": iterations is ", iterations, ", expected >= 0");
@@ -147,16 +145,14 @@ struct FabTargeted {
     detail::Query<B>& q = s.query;
     const ConstIntVector<B> image = q.active.image();
     const Index n = image.size;
-    const auto ask = [&](Matrix<B> d_scores) {
-      target.scores(q.active.rows(b, s.points, q.rows), image, q.scores.top(n));
-      attack_losses(b, AttackLoss::target_margin, ConstMatrix<B>(q.scores.top(n)), image, batch.y,
-                    aim, q.losses, d_scores, q.fooled);
+    const auto ask = [&](bool gradients) {
+      q.ask(target, AttackLoss::target_margin, batch, aim, ConstMatrix<B>(s.points), gradients);
     };
-    ask(q.d_scores.top(n));
-    target.gradient(ConstMatrix<B>(q.d_scores.top(n)), q.d_rows.top(n));
+    ask(true);
+    q.go_back(target);
     fab_step(b, threat, most_bias, overshoot, image, batch.x, ConstMatrix<B>(q.d_rows.top(n)),
              ConstVector<B>(q.losses), s.points, Vector<B>{});
-    ask({});
+    ask(false);
     b.for_each(n,
                detail::FabJudge<B>{detail::LinfBall<T>(threat), static_cast<T>(back), image,
                                    q.fooled, batch.x, s.points, x_adv, s.nearest, standing},

@@ -1,8 +1,7 @@
 #pragma once
 
 #include "moxie/core/random.hpp"
-#include "moxie/robust/attack.hpp"
-#include "moxie/robust/attack_loss.hpp"
+#include "moxie/robust/query.hpp"
 #include "moxie/robust/threat.hpp"
 
 namespace moxie {
@@ -221,13 +220,9 @@ struct Pgd {
   /// Scores, losses and their gradients, and who is fooled.
   template <AttackTarget M, class B = typename M::BackendType>
   void ask(M& target, const AttackBatch<B>& batch, State<M>& s, Matrix<B> x) const {
-    detail::Query<B>& q = s.query;
-    B& b = target.backend();
-    const Index n = q.active.count();
-    target.scores(q.active.rows(b, x, q.rows), q.active.image(), q.scores.top(n));
-    attack_losses(b, targeted ? AttackLoss::targeted_cross_entropy : AttackLoss::cross_entropy,
-                  ConstMatrix<B>(q.scores.top(n)), q.active.image(), batch.y, batch.target,
-                  q.losses, q.d_scores.top(n), q.fooled);
+    s.query.ask(target,
+                targeted ? AttackLoss::targeted_cross_entropy : AttackLoss::cross_entropy, batch,
+                batch.target, ConstMatrix<B>(x));
   }
   /// Whether nobody is left.
   template <AttackTarget M, class B = typename M::BackendType>
@@ -237,8 +232,8 @@ struct Pgd {
     detail::Query<B>& q = s.query;
     B& b = target.backend();
     ask(target, batch, s, x);
+    q.go_back(target);
     const Index n = q.active.count();
-    target.gradient(ConstMatrix<B>(q.d_scores.top(n)), q.d_rows.top(n));
     const ConstMatrix<B> g = q.d_rows.top(n);
     if (x_adv != nullptr) {
       detail::record_fooled(b, q, ConstMatrix<B>(x), *x_adv, *standing);

@@ -3,8 +3,7 @@
 #include <cmath>
 
 #include "moxie/core/random.hpp"
-#include "moxie/robust/attack.hpp"
-#include "moxie/robust/attack_loss.hpp"
+#include "moxie/robust/query.hpp"
 #include "moxie/robust/threat.hpp"
 
 namespace moxie {
@@ -192,8 +191,7 @@ struct Square {
   static constexpr const char* who = "moxie::Square";
   template <AttackTarget M>
   void check(const M& target) const {
-    detail::check_threat(who, threat);
-    if (threat.norm != Norm::linf) throw_config(who, ": the norm is L2, expected L-infinity");
+    detail::check_linf_threat(who, threat);
     if (target.classes() < 2)
       throw_config(who, ": the model has ", target.classes(), " classes, expected at least 2");
     if (height < 1 || width < 1 || channels < 1 ||
@@ -215,9 +213,7 @@ struct Square {
     detail::Query<B>& q = s.query;
     const ConstIntVector<B> image = q.active.image();
     const Index n = image.size;
-    target.scores(rows, image, q.scores.top(n));
-    attack_losses(b, AttackLoss::margin, ConstMatrix<B>(q.scores.top(n)), image, batch.y,
-                  ConstIntVector<B>{}, q.losses, Matrix<B>{}, q.fooled);
+    q.ask_rows(target, AttackLoss::margin, batch, {}, rows, false);
     b.for_each(n, detail::SquareJudge<B>{first, image, q.losses, s.accepted, s.loss, s.open});
     if (!first)
       b.for_each(n, batch.x.cols, detail::AcceptRows<B>{image, s.accepted, rows, s.points});

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "moxie/ops/rank.hpp"
-#include "moxie/robust/attack.hpp"
+#include "moxie/robust/query.hpp"
 
 namespace moxie::detail {
 

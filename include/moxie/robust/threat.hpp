@@ -146,6 +146,11 @@ inline void check_threat(const char* who, const Threat& t) {
   if (!(t.low < t.high) || !math::is_finite(t.low) || !math::is_finite(t.high))
     throw_config(who, ": the box is [", t.low, ", ", t.high, "], expected finite low < high");
 }
+/// The same, and for another ball than that of L-infinity.
+inline void check_linf_threat(const char* who, const Threat& t) {
+  check_threat(who, t);
+  if (t.norm != Norm::linf) throw_config(who, ": the norm is L2, expected L-infinity");
+}
 }  // namespace detail
 
 /// Moves each row of x into the ball around the same row of center and into the box. Never outside,
