@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Opens report.html files in headless Chromium and checks what they draw and how they are used.
+"""Opens report.html and comparison.html files in headless Chromium and checks what they draw and
+how they are used.
 
-  browser_test.py --program test_vmoe_report      reports of every kind, made by the test program
+  browser_test.py --program test_vmoe_report      pages of every kind, made by the test program
   browser_test.py RUN/report.html [--screenshot page.png] [--width 360] [--dark]
 
 Fails on an exception, a console error or warning, a request for anything but the page, or a check
@@ -23,8 +24,10 @@ import sys
 import tempfile
 import time
 
+from comparison_checks import check_comparison
+
 SKIPPED = 77
-TEST_CASE = "reports of every kind of run for the browser"  # of report_test.cpp
+TEST_CASES = "*of every kind*for the browser"  # of browser_runs_test.cpp and comparison_test.cpp
 TIMEOUT = 60  # seconds for one answer of a browser on a busy machine
 
 
@@ -157,6 +160,17 @@ class Browser:
         })()""" % json.dumps(selector))
         self.send("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] + x * box[2],
                   y=box[1] + y * box[3])
+        self.next_frame()
+
+    def click(self, selector, x, y):
+        """Presses at a place of an element, given as shares of its width and height."""
+        self.hover(selector, x, y)
+        box = self.evaluate("(() => { const b = document.querySelector(%s).getBoundingClientRect();"
+                            " return [b.left, b.top, b.width, b.height]; })()" % json.dumps(selector))
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1,
+                      buttons=1 if kind == "mousePressed" else 0,
+                      x=box[0] + x * box[2], y=box[1] + y * box[3])
         self.next_frame()
 
     def press(self, key):
@@ -311,6 +325,11 @@ def check_page(browser, page):
     browser.show(1200, False)
     browser.open(page)
     try:
+        if browser.evaluate("document.getElementById('dial') !== null"):
+            drawn = check_comparison(browser, check, OVERFLOW)
+            complaints = browser.complaints(page)
+            check(not complaints, "; ".join(complaints))
+            return drawn
         expected = check_drawing(browser)
         check_use(browser, expected)
         colour = "getComputedStyle(document.body).backgroundColor"
@@ -345,11 +364,13 @@ def main():
         reports = list(options.reports)
         if options.program:
             made = os.path.join(scratch, "runs")
-            subprocess.run([options.program, "--test-case=" + TEST_CASE],
+            subprocess.run([options.program, "--test-case=" + TEST_CASES],
                            env=dict(os.environ, MOXIE_REPORT_DIR=made), check=True,
                            stdout=subprocess.DEVNULL)
-            reports += sorted(pathlib.Path(made).glob("*/report.html"))
-            check(len(reports) > 1, "the test program wrote no reports")
+            for kind in ("report", "comparison"):
+                pages = sorted(pathlib.Path(made).glob("*/%s.html" % kind))
+                check(len(pages) > 1, "the test program wrote no", kind)
+                reports += pages
         browser = Browser(chromium, scratch)
         failed = 0
         try:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Trains a tiny model and opens the report of that run as browser_test.py does.
+"""Trains a tiny model and opens the report of that run as browser_test.py does, and a page that
+compares two of its checkpoints.
 
   real_run_test.py --program vmoe --data IMAGES [--screenshot page.png]
 
@@ -29,8 +30,13 @@ def main():
         run = os.path.join(folder, "run")
         subprocess.run([options.program, "train", "--data", options.data, "--out", run] + TINY,
                        check=True)
+        checkpoints = os.path.join(run, "checkpoint")
+        first = os.path.join(checkpoints, min(os.listdir(checkpoints)))
+        comparison = os.path.join(folder, "comparison.html")
+        subprocess.run([options.program, "report", first, run, "--out", comparison,
+                        "--images", "3", "--levels", "6"], check=True)
         command = [sys.executable, os.path.join(HERE, "browser_test.py"),
-                   os.path.join(run, "report.html")]
+                   os.path.join(run, "report.html"), comparison]
         if options.screenshot:
             command += ["--screenshot", options.screenshot]
         return subprocess.run(command).returncode
