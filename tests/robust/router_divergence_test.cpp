@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "device/allocations.hpp"
@@ -50,7 +51,8 @@ double divergence(const Logits& clean, const Logits& own) {
   };
   double sum = 0;
   for (std::size_t l = 0; l < clean.layers.size(); ++l)
-    for (std::size_t t = 0; t < clean.layers[l].size(); t += static_cast<std::size_t>(clean.experts)) {
+    for (std::size_t t = 0; t < clean.layers[l].size();
+         t += static_cast<std::size_t>(clean.experts)) {
       const auto p = softmax(clean.layers[l].data() + t, clean.experts);
       const auto q = softmax(own.layers[l].data() + t, clean.experts);
       for (std::size_t e = 0; e < p.size(); ++e) sum += p[e] * std::log(p[e] / q[e]) / tokens;
@@ -84,7 +86,8 @@ TEST_CASE("the divergence of routers has the gradient of its differences, for so
   // Selections must not change between the differences, or lower layers jump.
   std::vector<double> y(3 * moxie::test::moe_classes), dx(x.size());
   const auto gradient = [&](const std::vector<double>& at) {
-    target.scores({at.data(), 3, pixels}, {some.data(), 3}, {y.data(), 3, moxie::test::moe_classes});
+    target.scores({at.data(), 3, pixels}, {some.data(), 3},
+                  {y.data(), 3, moxie::test::moe_classes});
     target.gradient({y.data(), 3, moxie::test::moe_classes}, {dx.data(), 3, pixels});
   };
   gradient(x);
@@ -161,6 +164,35 @@ TEST_CASE("an attack on routers does not depend on how a set is split") {
     if (wanted.empty()) wanted = data.x_adv.to_vector();
     CHECK(data.x_adv.to_vector() == wanted);
   }
+}
+
+TEST_CASE("away from the preferred expert of an image is the attack on its router") {
+  B backend;
+  constexpr Index width = 12, experts = 3, classes = 4;
+  moxie::MoeLayer mixture{backend,
+                          {.width = width, .experts = experts},
+                          moxie::TopKRouter{.k = 1},
+                          moxie::Dropless{},
+                          moxie::FeedForward<moxie::Gelu>{.hidden = 16, .output = classes}};
+  const auto values = mixture.parameters().edit();
+  const auto draw = moxie::test::normals(values.size, 31);
+  std::copy(draw.begin(), draw.end(), values.data);
+  std::vector<double> kernel;
+  for (const auto& e : mixture.parameters().entries())
+    if (e.name == "Router/kernel")
+      kernel.assign(values.data + e.offset, values.data + e.offset + e.size());
+  REQUIRE(kernel.size() == width * experts);
+  const auto router = moxie::test::linear_model(backend, width, kernel, {0, 0, 0});
+  AttackData<B> data(backend, images, width), other(backend, images, width);
+  data.label_by(backend, mixture);
+  other.label_by(backend, mixture);
+  const Pgd pgd{.threat = {.eps = 0.06}, .step = 0.015};
+  moxie::RouterAttack wanted(mixture, moxie::LayerTarget{router}, pgd, images);
+  moxie::LayeredRouterAttack attack(mixture, pgd, images, moxie::RouterLoss::preference);
+  CHECK(attack(data.batch(), PartMode::isolated, data.adv(), data.standing.view()) ==
+        wanted(other.batch(), PartMode::isolated, other.adv(), other.standing.view()));
+  CHECK(data.x_adv.to_vector() == other.x_adv.to_vector());
+  CHECK(data.standing.to_vector() == other.standing.to_vector());
 }
 
 TEST_CASE("what has no routers' probabilities cannot be moved away from") {

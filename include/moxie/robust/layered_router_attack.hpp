@@ -6,7 +6,8 @@
 namespace moxie {
 
 /// RA-R of a model with MoE layers inside: the attack drives all routers away from what they say of
-/// the clean image (RouterDivergence). Isolated: the accuracy of the model on the clean image, under
+/// the clean image (RouterDivergence). With RouterLoss::preference, of a model that is routed once an
+/// image, it is RouterAttack. Isolated: the accuracy of the model on the clean image, under
 /// the routes of the perturbed one; transfer: on the perturbed one.
 template <Layer L>
 class LayeredRouterAttack {
@@ -15,8 +16,9 @@ class LayeredRouterAttack {
  public:
   /// Room for batches of up to `images`. The model must outlive it.
   /// @throws config_error without random_start
-  LayeredRouterAttack(const L& model, const Pgd& pgd, Index images)
-      : routers_(RouterDivergence<L>(model, images),
+  LayeredRouterAttack(const L& model, const Pgd& pgd, Index images,
+                      RouterLoss loss = RouterLoss::divergence)
+      : routers_(RouterDivergence<L>(model, images, loss),
                  detail::RouteVerdict<L>::checked("moxie::LayeredRouterAttack", pgd), images),
         verdict_(model, pgd, images) {}
 

@@ -4,13 +4,32 @@
 #include <vector>
 
 #include "moxie/core/memory.hpp"
+#include "moxie/ops/argmax.hpp"
 #include "moxie/ops/copy_rows.hpp"
 #include "moxie/robust/attack.hpp"
 #include "moxie/routing/record.hpp"
 
 namespace moxie {
 
+/// What routers are driven away from.
+enum class RouterLoss {
+  divergence,  ///< all they say of the clean image: KL(p(clean) || p(x))
+  preference   ///< the expert that they prefer there: cross-entropy of p(x) against it
+};
+
 namespace detail {
+/// Logits of certainty: of the softmax only the largest is left, the lower of equal ones.
+template <Backend B>
+struct PreferredLogits {
+  static constexpr bool one_level = true;
+  Matrix<B> logits;
+
+  MOXIE_HD void operator()(Index t) const {
+    const Index best = argmax(logits.row(t), logits.cols);
+    for (Index e = 0; e < logits.cols; ++e)
+      logits(t, e) = e == best ? typename B::Scalar(0) : typename B::Scalar(-1e4);
+  }
+};
 /// Rows of the tokens of some images.
 template <Backend B>
 struct GatherLogits {
@@ -31,7 +50,8 @@ class RecordedLogits final : public RoutingVisitor<B> {
   using T = typename B::Scalar;
 
  public:
-  RecordedLogits(B& backend, Index images) : backend_(&backend), bound_(images) {}
+  RecordedLogits(B& backend, Index images, RouterLoss loss)
+      : backend_(&backend), bound_(images), loss_(loss) {}
 
   /// A pass of `images` images is about to be recorded.
   void begin(Index images) {
@@ -49,8 +69,10 @@ class RecordedLogits final : public RoutingVisitor<B> {
       anchors_.emplace_back();
     }
     const LayerMemory& layer = layers_[at_++];
-    copy_rows(*backend_, ConstMatrix<B>(r.logits),
-              Matrix<B>(layer.logits.view().data, r.logits.rows, experts));
+    const Matrix<B> own(layer.logits.view().data, r.logits.rows, experts);
+    copy_rows(*backend_, ConstMatrix<B>(r.logits), own);
+    if (loss_ == RouterLoss::preference)
+      backend_->for_each(own.rows, PreferredLogits<B>{own});
   }
   void soft(const SoftRouting<B>&) override {
     throw_config("moxie::RouterDivergence: MoE layer ", at_,
@@ -81,6 +103,7 @@ class RecordedLogits final : public RoutingVisitor<B> {
   };
   B* backend_;
   Index bound_ = 0;
+  RouterLoss loss_;
   Index images_ = 0;
   std::size_t at_ = 0;
   std::vector<LayerMemory> layers_;
@@ -90,10 +113,11 @@ class RecordedLogits final : public RoutingVisitor<B> {
 
 /// A model whose routers are to say something else than of the clean images:
 ///   J(x) = sum over MoE layers of the mean over tokens of KL(p(clean) || p(x)),  p = softmax(z),
-/// z the gates' logits. `scores` are the model's, but `gradient` is that of J, whatever it is
-/// given: an attack by steps along the gradient (Pgd::perturb) climbs J. Its gradient is 0 at the
-/// clean image. The outputs of experts are no part of J, but those of lower layers are what the
-/// higher ones look at. The model must outlive it.
+/// z the gates' logits; of the preference, p(clean) has all its mass on its largest. `scores` are the
+/// model's, but `gradient` is that of J, whatever it is given: an attack by steps along the gradient
+/// (Pgd::perturb) climbs J. The divergence's gradient is 0 at the clean image. The outputs of
+/// experts are no part of J, but those of lower layers are what the higher ones look at. The model
+/// must outlive it.
 template <Layer L>
 class RouterDivergence {
  public:
@@ -101,8 +125,8 @@ class RouterDivergence {
   using B = BackendType;
 
   /// Room for up to `images` images.
-  RouterDivergence(const L& model, Index images)
-      : model_(&model), logits_(model.parameters().backend(), images) {
+  RouterDivergence(const L& model, Index images, RouterLoss loss = RouterLoss::divergence)
+      : model_(&model), logits_(model.parameters().backend(), images, loss) {
     pass_.mode = Mode::eval;
     pass_.gradients = Gradients::input;
     pass_.regularizers = false;
