@@ -5,11 +5,13 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "image_moe.hpp"
 #include "moe_feed.hpp"
 #include "moxie/nn/mlp.hpp"
 #include "moxie/nn/placement.hpp"
 #include "moxie/nn/presets.hpp"
 #include "moxie/nn/vit.hpp"
+#include "robust_options.hpp"
 #include "router_defaults.hpp"
 
 namespace vmoe {
@@ -77,6 +79,7 @@ double layer_flops(const moxie::VitConfig& vit, const Options& options, Index de
 }  // namespace
 
 ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
+  if (o.model == "image_moe") return plan_image_moe(o, image, classes);
   ModelPlan plan;
   moxie::VitConfig& vit = plan.vit;
   vit = moxie::vit_preset(o.preset);
@@ -108,7 +111,8 @@ ModelPlan plan_model(const Options& o, const ImageShape& image, Index classes) {
   return plan;
 }
 
-Model make_model(Backend& backend, const Options& o, const ModelPlan& plan) {
+Model make_part(const moxie::Scope<Backend>& at, const Options& o, const ModelPlan& plan) {
+  if (o.model == "image_moe") return make_image_moe(at, o, plan);
   const moxie::VitConfig& vit = plan.vit;
   const auto make_feed = [&](const moxie::Scope<Backend>& scope, Index number) -> Model {
     if (o.dense) {
@@ -119,30 +123,44 @@ Model make_model(Backend& backend, const Options& o, const ModelPlan& plan) {
     }
     return make_moe_feed(scope, o, vit, number);
   };
-  moxie::Vit<Backend> model(moxie::root(backend), vit, make_feed);
+  return moxie::Vit<Backend>(at, vit, make_feed);
+}
+
+Model make_model(Backend& backend, const Options& o, const ModelPlan& plan) {
+  if (is_dual(o)) return make_dual(backend, o, plan);
+  Model model = make_part(moxie::root(backend), o, plan);
   model.parameters().initialize(o.seed);
   return model;
 }
 
 nlohmann::json describe(const Options& o, const ModelPlan& plan, const Model& model) {
-  const moxie::VitConfig& vit = plan.vit;
+  const moxie::VitConfig& vit = o.model == "image_moe" ? plan.expert : plan.vit;
   nlohmann::json out = {{"width", vit.width},
                         {"blocks", vit.blocks},
                         {"heads", vit.heads},
                         {"hidden", vit.hidden},
                         {"patch", vit.patch},
                         {"channels", vit.channels},
-                        {"tokens", vit.tokens()},
+                        {"tokens", plan.vit.tokens()},
                         {"parameters", model.parameters().size()},
                         {"active_flops_per_image", plan.active_flops}};
   out["moe_blocks"] = nlohmann::json::array();
+  if (plan.residual) {
+    for (const char* transformers : {"width", "blocks", "heads", "hidden", "patch"})
+      out.erase(transformers);
+    out["widths"] = plan.residual->widths;
+    out["blocks_a_stage"] = plan.residual->blocks;
+  }
+  if (o.model == "image_moe") out["expert"] = o.image_expert;
   if (o.dense) {
     out["kind"] = "dense";
     out["dense_hidden"] = plan.dense_hidden;
     out["dense_blocks"] = vit.moe_blocks;
   } else {
-    out["kind"] = vit.moe_blocks.empty() ? "dense" : "mixture of experts";
-    out["moe_blocks"] = vit.moe_blocks;
+    out["kind"] = is_dual(o)                    ? "dual model of mixtures of experts"
+                  : plan.vit.moe_blocks.empty() ? "dense"
+                                                : "mixture of experts";
+    out["moe_blocks"] = plan.vit.moe_blocks;
     out["experts"] = o.experts;
     out["k"] = o.k;
     out["router"] = o.router;

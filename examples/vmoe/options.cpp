@@ -14,6 +14,7 @@
 #include "moxie/core/error.hpp"
 #include "moxie/runtime/any_regularizers.hpp"
 #include "moxie/runtime/unknown_name.hpp"
+#include "robust_options.hpp"
 
 namespace vmoe {
 namespace {
@@ -205,6 +206,7 @@ void check(const Options& o) {
   require(!o.residual || o.shared_hidden == 0, "shared_hidden", o.shared_hidden,
           "0 beside residual: both are a perceptron beside the experts");
   check_consistency(o);
+  check_robust(o);
   require(o.optimizer == "adamw" || o.optimizer == "sgd", "optimizer", "'" + o.optimizer + "'",
           "adamw or sgd");
   require(o.loss == "softmax" || o.loss == "sigmoid", "loss", "'" + o.loss + "'",

@@ -29,6 +29,12 @@ struct Options {
   Index hidden = 0;
   std::string pooling = "preset";
   std::string positions = "learned";
+  std::string model = "vit";
+  std::string image_expert = "vit";
+  std::string resnet_widths = "16,32";
+  Index resnet_blocks = 1;
+  Index resnet_stem_stride = 2;
+  std::string resnet_norm = "layer";
   // experts
   bool dense = false;
   std::string moe = "preset";
@@ -76,6 +82,21 @@ struct Options {
   std::string prc_views = "light";
   double prc_jitter = 0;
   std::string prc_decay = "none";
+  // robustness
+  std::string objective = "supervised";
+  std::string eps = "8/255";
+  std::string attack_step = "2/255";
+  Index attack_steps = 10;
+  double beta = 6;
+  std::string rt_er_experts = "second";
+  std::string rt_er_delta = "own";
+  bool detach_clean = false;
+  bool corner_start = false;
+  double alpha = 0.7;
+  std::string dual_space = "logit";
+  std::string upper_params = "both";
+  std::string warm_standard;
+  std::string warm_robust;
   // training
   double epochs = 30;
   Index batch = 128;
@@ -105,6 +126,8 @@ struct Options {
   Index checkpoint_every = 0;
   Index keep = 3;
   Index report_images = 12;
+  Index robust_images = 0;
+  Index robust_steps = 10;
 
   friend bool operator==(const Options&, const Options&) = default;
 };
@@ -131,6 +154,16 @@ void visit_options(O& o, const F& f) {
   f("model", "hidden", o.hidden, "hidden width of a perceptron and of an expert; 0: the preset's");
   f("model", "pooling", o.pooling, "preset, token, mean, map");
   f("model", "positions", o.positions, "learned, sincos2d, none");
+  f("model", "model", o.model,
+    "vit: a transformer with experts in its blocks; image_moe: a router of whole images, each "
+    "expert a whole network (default then: experts 4, k 1, group-images 1)");
+  f("model", "image_expert", o.image_expert,
+    "of image_moe: vit (of the sizes above) or resnet (residual, convolutional)");
+  f("model", "resnet_widths", o.resnet_widths, "of resnet: channels of the stages");
+  f("model", "resnet_blocks", o.resnet_blocks, "of resnet: residual blocks a stage");
+  f("model", "resnet_stem_stride", o.resnet_stem_stride, "of resnet: stride of the first layer");
+  f("model", "resnet_norm", o.resnet_norm,
+    "of resnet: layer, or none (its Lipschitz constant is then finite)");
   f("experts", "dense", o.dense,
     "the twin without experts: perceptrons of the same active FLOPs in their place");
   f("experts", "moe", o.moe,
@@ -212,6 +245,29 @@ void visit_options(O& o, const F& f) {
     "of the views: brightness, contrast and saturation times U(1 - jitter, 1 + jitter)");
   f("consistency", "prc_decay", o.prc_decay,
     "of the weight over training: none, linear, step (0 after half of it)");
+  f("robustness", "objective", o.objective,
+    "supervised, adversarial, trades, rt_er, or jtdmoe (a dual model of two image_moe, trained "
+    "together)");
+  f("robustness", "eps", o.eps,
+    "largest change of a pixel in [0, 1] by the attack, in training and in --robust-images");
+  f("robustness", "attack_step", o.attack_step, "of a pixel, in each step of the attack");
+  f("robustness", "attack_steps", o.attack_steps, "of the attack (PGD) in training");
+  f("robustness", "beta", o.beta, "of trades and rt_er: weight of the divergence");
+  f("robustness", "rt_er_experts", o.rt_er_experts,
+    "second (the one that the router ranks second), all (their sum), all_mean");
+  f("robustness", "rt_er_delta", o.rt_er_delta,
+    "own (an attack on each expert), shared (that on the whole model)");
+  f("robustness", "detach_clean", o.detach_clean,
+    "of rt_er: no gradient through the clean side of the divergence");
+  f("robustness", "corner_start", o.corner_start,
+    "of the attack: start as the released code does, at a corner instead of at random");
+  f("robustness", "alpha", o.alpha, "of jtdmoe: weight of the robust model");
+  f("robustness", "dual_space", o.dual_space, "what jtdmoe mixes: logit, log_probability");
+  f("robustness", "upper_params", o.upper_params,
+    "what the upper level of jtdmoe trains: both, or standard as the released code");
+  f("robustness", "warm_standard", o.warm_standard,
+    "checkpoint or run that the standard model of jtdmoe starts from");
+  f("robustness", "warm_robust", o.warm_robust, "the same of the robust one");
   f("training", "epochs", o.epochs, "passes over the training images; need not be whole");
   f("training", "batch", o.batch, "images of a step; with --prc two inputs each");
   f("training", "optimizer", o.optimizer, "adamw, sgd");
@@ -240,6 +296,9 @@ void visit_options(O& o, const F& f) {
   f("running", "checkpoint_every", o.checkpoint_every, "steps between checkpoints; 0: each epoch");
   f("running", "keep", o.keep, "checkpoints that are kept");
   f("running", "report_images", o.report_images, "test images whose routes the report shows");
+  f("running", "robust_images", o.robust_images,
+    "test images that each evaluation also attacks (SA, RA, margins of the classes)");
+  f("running", "robust_steps", o.robust_steps, "of that attack (PGD)");
 }
 
 /// More would be a mistake, which the system reports less clearly.

@@ -26,6 +26,12 @@ void take_router_defaults(Options& o, const OptionNames& given) {
   const auto set = [&given](const char* name, auto& member, auto value) {
     if (!given.contains(name)) member = value;
   };
+  if (o.model == "image_moe") {
+    set("experts", o.experts, Index{4});
+    set("k", o.k, Index{1});
+    set("group_images", o.group_images, Index{1});
+    set("capacity", o.capacity, std::string("dropless"));
+  }
   const RouterFamily family = family_of(o);
   const bool softmax_choice = o.router == "softmax_token_choice";
   if (!softmax_choice && !o.router.starts_with("sinkhorn_") && o.router != "softmax_expert_choice")

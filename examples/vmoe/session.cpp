@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "moxie/core/error.hpp"
+#include "robust_options.hpp"
 
 namespace vmoe {
 namespace {
@@ -59,7 +60,8 @@ Session::Session(const TrainRequest& request)
       plan(plan_model(options, data.train.shape, classes())),
       pool(thread_count(options.threads)),
       backend(pool),
-      model(make_model(backend, options, plan)) {}
+      dual(is_dual(options) ? std::optional(make_dual(backend, options, plan)) : std::nullopt),
+      model(dual ? Model(*dual) : make_model(backend, options, plan)) {}
 
 json Session::config() const {
   return {{"options", to_json(options)},

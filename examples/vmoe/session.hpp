@@ -5,6 +5,7 @@
 
 #include "data/dataset.hpp"
 #include "data/normalization.hpp"
+#include "image_moe.hpp"
 #include "model.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "run_directory.hpp"
@@ -26,6 +27,7 @@ struct Session {
   ModelPlan plan;
   moxie::ThreadPool pool;
   Backend backend;
+  std::optional<Dual> dual;  ///< the same model with its parts, if it is one
   Model model;
 
   Index classes() const { return static_cast<Index>(data.classes.size()); }

@@ -14,18 +14,15 @@
 #include "layer_figures.hpp"
 #include "loss_reader.hpp"
 #include "moe_feed.hpp"
-#include "moxie/optimizer/adam_w.hpp"
-#include "moxie/optimizer/sgd.hpp"
 #include "moxie/routing/statistics.hpp"
 #include "moxie/train/schedule.hpp"
-#include "moxie/train/step.hpp"
-#include "moxie/train/supervised.hpp"
 #include "progress.hpp"
 #include "report/report.hpp"
-#include "require_finite.hpp"
+#include "robust_check.hpp"
 #include "routing_samples.hpp"
 #include "session.hpp"
 #include "stopwatch.hpp"
+#include "train_step.hpp"
 #include "view_pairs.hpp"
 
 namespace vmoe {
@@ -41,24 +38,30 @@ std::optional<ViewRecipe> views_of(const Options& o) {
                     .jitter = o.prc_jitter};
 }
 
-/// The training loop, for one optimizer.
-template <class Optimizer>
+/// What a step takes instead of normalised images: pixels in [0, 1].
+Normalization as_pixels(const Normalization& of) {
+  return {std::vector<double>(of.mean.size(), 0), std::vector<double>(of.std_dev.size(), 1)};
+}
+
+/// The training loop.
 class Run {
  public:
   /// Writes nothing yet.
-  Run(Session& session, Optimizer optimizer)
+  explicit Run(Session& session)
       : s_(session),
         o_(session.options),
-        batches_(s_.data.train, s_.classes(), s_.normalization,
+        rows_((o_.prc > 0 ? 2 : 1) * o_.batch),
+        step_(make_train_step(s_, rows_)),
+        batches_(s_.data.train, s_.classes(),
+                 step_->takes_pixels() ? as_pixels(s_.normalization) : s_.normalization,
                  {.batch_size = o_.batch,
-                  .model_channels = s_.plan.vit.channels,
+                  .model_channels = step_->takes_pixels() ? 0 : s_.plan.vit.channels,
                   .seed = o_.seed,
                   .augmentation = {.crop_padding = o_.crop_padding, .flip = o_.flip},
                   .mixup = {.concentration = o_.mixup},
                   .label_smoothing = o_.label_smoothing,
                   .views = views_of(o_)},
                  Batches::Use::train),
-        rows_(batches_.views() * o_.batch),
         per_epoch_(static_cast<std::uint64_t>(batches_.per_epoch())),
         total_(steps("epochs", o_.epochs)),
         schedule_(moxie::make_schedule(o_.schedule,
@@ -68,16 +71,11 @@ class Run {
                                         .total = total_,
                                         .timescale = o_.timescale,
                                         .cooldown = steps("cooldown_epochs", o_.cooldown_epochs)})),
-        step_(
-            s_.model,
-            moxie::Supervised{o_.loss == "sigmoid" ? moxie::Supervised::Loss::sigmoid
-                                                   : moxie::Supervised::Loss::softmax},
-            std::move(optimizer), s_.model.parameters().range(), rows_,
-            {.clip = o_.clip > 0 ? std::optional(moxie::ClipByGlobalNorm{o_.clip}) : std::nullopt}),
         telemetry_(s_.backend),
         evaluator_(s_.model, s_.plan, o_.loss == "sigmoid", o_.group_images, o_.batch),
+        robust_check_(s_),
         progress_(::isatty(STDOUT_FILENO) == 1),
-        inputs_(to_size(rows_ * s_.model.input_width())),
+        inputs_(to_size(rows_ * batches_.row_values())),
         targets_(to_size(rows_ * s_.classes())),
         labels_(to_size(rows_)) {
     if (o_.prc > 0) {
@@ -93,6 +91,7 @@ class Run {
     if (s_.directory) {
       restore();
     } else {
+      step_->warm_start();
       s_.directory.emplace(RunWriter::create(o_.out, s_.config()));
     }
     const InterruptGuard guard;
@@ -143,23 +142,26 @@ class Run {
     if (pairs_) pass.pairs = (*pairs_)(views_);
     const Index classes = s_.classes();
     learning_rate_ = schedule_(at_);
-    step_({{inputs_.data(), rows_, s_.model.input_width()}, {targets_.data(), rows_, classes}},
-          learning_rate_, pass);
-    auto& state = step_.objective_state();
+    step_->run(
+        {{inputs_.data(), rows_, batches_.row_values()}, {targets_.data(), rows_, classes}},
+        learning_rate_, pass);
+    const std::vector<float> image_losses = step_->losses();
+    const moxie::ConstMatrix<Backend> scores = step_->scores();
     double loss = 0;
     double correct = 0;
     for (Index i = 0; i < rows_; ++i) {
-      loss += static_cast<double>(state.losses[i]);
-      const float* row = state.scores.row(i);
+      loss += static_cast<double>(image_losses[to_size(i)]);
+      const float* row = scores.row(i);
       const auto guess = std::max_element(row, row + classes) - row;
       correct += guess == labels_[to_size(i)] ? 1 : 0;
     }
     loss /= static_cast<double>(rows_);
     if (!std::isfinite(loss)) moxie::throw_numeric("the loss is ", loss);
     telemetry_.reset();
-    s_.model.visit_routing(state.tape, telemetry_);
+    step_->visit(telemetry_);
     LossReader losses;
-    s_.model.visit_routing(state.tape, losses);
+    step_->visit(losses);
+    losses.sums.merge(step_->parts());
     window_.add(loss, correct, static_cast<double>(rows_), telemetry_.read(), losses.sums);
   }
 
@@ -197,7 +199,7 @@ class Run {
                        {"aux_losses", losses},
                        {"accuracy", window_.accuracy()},
                        {"learning_rate", learning_rate_},
-                       {"gradient_norm", json_number(step_.read_gradient_norm())},
+                       {"gradient_norm", json_number(step_->gradient_norm())},
                        {"images_per_s", images_per_second()},
                        {"dropped", window_.dropped_share()},
                        {"seconds", clock_.seconds()}});
@@ -232,13 +234,24 @@ class Run {
     std::snprintf(text, sizeof text, "%s after epoch %.2f: loss %.4f, test accuracy %.2f %%", event,
                   epoch, e.loss, 100 * e.accuracy);
     progress_.say(text);
-    return {{"event", event},
-            {"step", step},
-            {"epoch", epoch},
-            {"loss", e.loss},
-            {"accuracy", e.accuracy},
-            {"dropped", dropped_share(e.layers)},
-            {"layers", layer_figures(e.layers, s_.plan.vit.moe_blocks)}};
+    json line = {{"event", event},
+                 {"step", step},
+                 {"epoch", epoch},
+                 {"loss", e.loss},
+                 {"accuracy", e.accuracy},
+                 {"dropped", dropped_share(e.layers)},
+                 {"layers", layer_figures(e.layers, s_.plan.vit.moe_blocks)}};
+    if (o_.robust_images > 0) {
+      line["robust"] = robust_check_.run();
+      const json& r = line["robust"];
+      if (r.contains("ra")) {
+        std::snprintf(text, sizeof text, "  of %lld images: SA %.2f %%, RA %.2f %% (PGD-%lld)",
+                      r["images"].get<long long>(), r["sa"].get<double>(), r["ra"].get<double>(),
+                      r["steps"].get<long long>());
+        progress_.say(text);
+      }
+    }
+    return line;
   }
 
   void save(std::uint64_t step) {
@@ -251,25 +264,19 @@ class Run {
                               .train_seconds = clock_.seconds(),
                               .window = window_};
     const Stopwatch::Pause pause(clock_);
-    const auto& parameters = s_.model.parameters();
-    require_finite(parameters, parameters.values(), "the parameter");
-    for (const auto& moment : step_.optimizer_state().moments())
-      require_finite(parameters, moment.values,
-                     moxie::detail::message("the optimizer's ", moment.name, " of"));
-    moxie::save_checkpoint(s_.directory->checkpoint(step), parameters, info.to_metadata(),
-                           moxie::NamedState{"optimizer", step_.optimizer_state()});
+    step_->save(s_.directory->checkpoint(step), info.to_metadata());
     s_.directory->prune_checkpoints(o_.keep);
   }
   void restore() {
     const std::vector<std::uint64_t> saved_steps = s_.directory->checkpoints();
     if (saved_steps.empty()) {
       s_.directory->cut_metrics(0);
+      step_->warm_start();
       progress_.say("no checkpoint yet: starting at the first step");
       return;
     }
     const std::filesystem::path file = s_.directory->checkpoint(saved_steps.back());
-    const moxie::Metadata metadata = moxie::load_checkpoint(
-        file, s_.model.parameters(), moxie::NamedState{"optimizer", step_.optimizer_state()});
+    const moxie::Metadata metadata = step_->load(file);
     const CheckpointInfo saved = CheckpointInfo::from_metadata(metadata, file.string());
     require_same_run(o_, saved.options,
                      moxie::detail::message("vmoe: the checkpoint '", file.string(), "'"));
@@ -331,13 +338,14 @@ class Run {
 
   Session& s_;
   const Options& o_;
-  Batches batches_;
   Index rows_;  // inputs of a step
+  std::unique_ptr<TrainStep> step_;
+  Batches batches_;
   std::uint64_t per_epoch_, total_;
   moxie::Schedule schedule_;
-  moxie::train::Step<Model, moxie::Supervised, Optimizer> step_;
   moxie::RoutingTelemetry<Backend> telemetry_;
   Evaluator evaluator_;
+  RobustCheck robust_check_;
   Progress progress_;
   std::vector<float> inputs_, targets_;
   std::vector<std::int32_t> labels_;
@@ -374,10 +382,7 @@ TrainEnd train(const TrainRequest& request, json& result) {
         "warning: --prc-diagonal position hardly balances the experts, and nothing else does: "
         "add --importance and --load, or take --prc-diagonal matrix\n",
         stderr);
-  const moxie::Decay decay = moxie::Decay::kernels(o.weight_decay);
-  if (o.optimizer == "sgd")
-    return Run(session, moxie::Sgd{.momentum = o.momentum, .decay = decay})(result);
-  return Run(session, moxie::AdamW{.beta1 = o.beta1, .beta2 = o.beta2, .decay = decay})(result);
+  return Run(session)(result);
 }
 
 }  // namespace vmoe

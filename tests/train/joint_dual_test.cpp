@@ -140,7 +140,7 @@ TEST_CASE("the upper level moves both models, or as released the standard one") 
   }
 }
 
-TEST_CASE("a joint step is the lower level, then the upper one with the robust model as it now is") {
+TEST_CASE("a joint step is the lower level, then the upper one on what it left") {
   B backend;
   const Dual together = dual(backend), apart = dual(backend);
   const Data data;

@@ -46,7 +46,8 @@ struct FillChoice {
 ///   mean over images of  CE(F(x + delta), y) + beta sum over e of KL(softmax f_e(x) || softmax
 ///   f_e(x + delta_e))
 /// where e is the expert that the router ranks second for the clean image, or runs over all of
-/// them. Experts are the weak part of a mixture, and the second is where a router that is pushed goes.
+/// them. Experts are the weak part of a mixture, and the second is where a router that is pushed
+/// goes.
 ///
 /// Scope::image_expert: the model routes whole images (a MoeLayer of Networks, one token an image,
 /// its router of token choice), and f_e(x) are the scores of expert e alone, with weight 1; no

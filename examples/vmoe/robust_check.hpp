@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+
+#include "session.hpp"
+
+namespace vmoe {
+
+/// Standard and robust accuracy of some test images while a model is trained, and the margins of
+/// the classes: those of a dual model, and of its parts. What PGD's last image is decides.
+class RobustCheck {
+ public:
+  /// Draws options.robust_images test images, whole groups of them. The session must outlive it.
+  explicit RobustCheck(Session& session);
+  ~RobustCheck();
+
+  /// {"images", "steps", "sa", "ra", "margins"}, percent of these images; of a dual model also
+  /// "standard" and "robust" with "sa" and "ra".
+  nlohmann::json run();
+
+ private:
+  struct Part;
+  Session& s_;
+  ImageSet images_;
+  std::vector<std::unique_ptr<Part>> parts_;
+};
+
+}  // namespace vmoe
