@@ -115,7 +115,8 @@ class Run {
         PartAccuracy::undefined(pixels_, {x_.data(), 1, pixels_.input_width()});
     std::optional<PartAccuracy> parts;
     if (undefined.empty())
-      parts.emplace(pixels_, part_attack(request_.attack), request_.definition, batch_);
+      parts.emplace(pixels_, part_attack(request_.attack), request_.definition, router_loss(),
+                    batch_);
     Comparison comparison(plan_.vit.classes, routed() ? plan_.vit.moe_blocks.size() : 0);
     AttackPictures pictures(request_.pictures, plan_.vit, images.shape);
     json broken = json::array();
@@ -187,6 +188,10 @@ class Run {
     return o;
   }
   bool routed() const { return model_.moe_layers() > 0; }
+  /// Whole images have one route; their router is driven away from its choice.
+  moxie::RouterLoss router_loss() const {
+    return plan_.vit.tokens() == 1 ? moxie::RouterLoss::preference : moxie::RouterLoss::divergence;
+  }
 
   void fill(Index first, Index n) {
     const std::uint8_t* from = sample_.images.image(first);
@@ -241,6 +246,8 @@ class Run {
         {"definition",
          request_.definition == moxie::PartMode::isolated ? "isolated" : "transfer"},
         {"attack", {{"name", "pgd"}, {"steps", pgd.steps}, {"step", pgd.step}}},
+        {"router_loss",
+         router_loss() == moxie::RouterLoss::preference ? "preference" : "divergence"},
         {"ra_e", parts->experts().ra()},
         {"ra_r", parts->routers().ra()}};
   }

@@ -28,8 +28,8 @@ struct AttackResult {
   nlohmann::json pictures;  ///< for write_attack_report
 };
 
-/// Attacks a trained model in evaluation mode, each image in a group of its own: none takes the place
-/// of another. Shows its progress; Ctrl-C ends it.
+/// Attacks a trained model in evaluation mode, each image in a group of its own: none takes the
+/// place of another. Shows its progress; Ctrl-C ends it.
 /// @throws moxie::config_error for a request that makes no sense or does not fit the model
 AttackResult attack(const AttackRequest& request);
 

@@ -39,8 +39,9 @@ std::string attack_text(const nlohmann::json& f) {
   out += '\n';
   const nlohmann::json& change = f.at("routing_change");
   if (!change.at("layers").empty()) {
-    line(out, "\nroutes of the %lld points that fell, changed in %%\n     block    top-1      set  1 - IoU\n",
+    line(out, "\nroutes of the %lld points that fell, changed in %%\n",
          change.at("images").get<long long>());
+    out += "     block    top-1      set  1 - IoU\n";
     for (const nlohmann::json& layer : change.at("layers"))
       line(out, "%10lld %8.2f %8.2f %8.2f\n", layer.at("block").get<long long>(),
            100 * number(layer.at("top1")), 100 * number(layer.at("set")),

@@ -78,8 +78,7 @@ moxie::Pgd part_attack(const AttackChoice& c) {
 void check(const AttackChoice& c) {
   const auto& names = attack_names();
   if (std::find(names.begin(), names.end(), c.name) == names.end())
-    moxie::throw_config("vmoe attack: unknown attack '", c.name, "'",
-                        moxie::suggestion(c.name, names));
+    moxie::throw_unknown_name("vmoe attack", "attack", c.name, names);
   if (c.threat.norm != moxie::Norm::linf && c.name != "pgd")
     moxie::throw_config("vmoe attack: norm is 'l2', but ", c.name,
                         " is for linf alone; expected --attack pgd or --norm linf");

@@ -2,14 +2,12 @@
 
 #include <vector>
 
-#include "moxie/robust/layered_router_attack.hpp"
-
 namespace vmoe {
 
 struct PartAccuracy::Attacks {
-  Attacks(const PixelModel& model, const moxie::Pgd& pgd, Index images)
+  Attacks(const PixelModel& model, const moxie::Pgd& pgd, moxie::RouterLoss loss, Index images)
       : experts(model, pgd, images),
-        routers(model, pgd, images),
+        routers(model, pgd, images, loss),
         x_adv(to_size(images * model.input_width())),
         standing(to_size(images)) {}
 
@@ -20,8 +18,8 @@ struct PartAccuracy::Attacks {
 };
 
 PartAccuracy::PartAccuracy(const PixelModel& model, const moxie::Pgd& pgd, moxie::PartMode mode,
-                           Index images)
-    : attacks_(std::make_unique<Attacks>(model, pgd, images)), mode_(mode) {}
+                           moxie::RouterLoss loss, Index images)
+    : attacks_(std::make_unique<Attacks>(model, pgd, loss, images)), mode_(mode) {}
 PartAccuracy::~PartAccuracy() = default;
 
 void PartAccuracy::add(const moxie::AttackBatch<Backend>& batch) {

@@ -3,7 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "moxie/robust/metrics.hpp"
+#include "moxie/robust/layered_router_attack.hpp"
 #include "pixel_model.hpp"
 
 namespace vmoe {
@@ -12,7 +12,8 @@ namespace vmoe {
 class PartAccuracy {
  public:
   /// The model must outlive it.
-  PartAccuracy(const PixelModel& model, const moxie::Pgd& pgd, moxie::PartMode mode, Index images);
+  PartAccuracy(const PixelModel& model, const moxie::Pgd& pgd, moxie::PartMode mode,
+               moxie::RouterLoss loss, Index images);
   ~PartAccuracy();
 
   void add(const moxie::AttackBatch<Backend>& batch);

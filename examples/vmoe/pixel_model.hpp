@@ -23,8 +23,8 @@ class PixelModel {
   /// Called before each forward, with its number of images: what it throws ends the pass.
   using Watch = std::function<void(Index images)>;
 
-  /// @throws moxie::config_error unless the normalization has one mean and one deviation for each of
-  /// the channels of the images, and the model takes as many channels, or 3 for 1
+  /// @throws moxie::config_error unless the normalization has one mean and one deviation for each
+  /// channel of the images, and the model takes as many channels, or 3 for 1
   PixelModel(const Model& model, const Normalization& normalization, ImageShape image,
              Watch watch = {});
 

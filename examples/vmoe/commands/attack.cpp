@@ -20,7 +20,8 @@ class Attack final : public Command {
   void add(CLI::App& app) override {
     const AttackRequest defaults;
     const auto text = [](auto value) { return moxie::detail::message(value); };
-    add_text(app, "checkpoint", checkpoint_, "PATH", "a checkpoint, or a run's folder for its newest");
+    add_text(app, "checkpoint", checkpoint_, "PATH",
+             "a checkpoint, or a run's folder for its newest");
     add_text(app, "--attack", attack_, "NAME", names().c_str(), defaults.attack.name);
     threat_.add(app);
     add_text(app, "--steps", steps_, "N",
