@@ -165,8 +165,10 @@ class Browser:
     def click(self, selector, x, y):
         """Presses at a place of an element, given as shares of its width and height."""
         self.hover(selector, x, y)
-        box = self.evaluate("(() => { const b = document.querySelector(%s).getBoundingClientRect();"
-                            " return [b.left, b.top, b.width, b.height]; })()" % json.dumps(selector))
+        box = self.evaluate("""(() => {
+          const b = document.querySelector(%s).getBoundingClientRect();
+          return [b.left, b.top, b.width, b.height];
+        })()""" % json.dumps(selector))
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1,
                       buttons=1 if kind == "mousePressed" else 0,

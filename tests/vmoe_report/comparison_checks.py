@@ -3,7 +3,7 @@
 import itertools
 import json
 
-# Patches whose first expert has changed, from the page's data, by model: null without experts there.
+# Patches whose first expert has changed, by model, from the page's data: null without experts.
 CHANGED = """((level, image, block) => {
   const data = JSON.parse(document.getElementById('data').textContent);
   return data.models.map((model) => {
@@ -47,7 +47,7 @@ CORNERS = """(() => {
 CHIPS = """Array.from(document.querySelectorAll('.chip:not(.dropped)'),
   (c) => getComputedStyle(c).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number))"""
 
-# Colours as people see them who lack one kind of cone, linear light.   Source: Machado, Oliveira and
+# Linear colours as people see them who lack one kind of cone.   Source: Machado, Oliveira,
 # Fernandes, "A physiologically-based model for simulation of color vision deficiency", 2009.
 VISION = {
     "all cones": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
@@ -133,7 +133,7 @@ def check_slider(browser, facts, check):
         move(browser, level)
         changed = next(n for n in browser.evaluate(SHOWN).split(",") if n != "-")
         corners = browser.evaluate(CORNERS)
-        check(corners in (None, int(changed)), "of", changed, "changed patches", corners, "are marked")
+        check(corners in (None, int(changed)), "of", changed, "changed patches are marked", corners)
     browser.press("Home")
     check(browser.evaluate(PICTURE) == start, "without noise again, the picture is another one")
 

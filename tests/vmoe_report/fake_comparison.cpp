@@ -96,7 +96,8 @@ Json comparison(const Comparison& wanted) {
                 {"patch", model.patch},        {"grid", {cells, cells}},
                 {"probability", probability},  {"prediction", prediction},
                 {"layers", Json::array()}};
-    for (const int block : model.moe_blocks) own["layers"].push_back(layer_of(wanted, model, block));
+    for (const int block : model.moe_blocks)
+      own["layers"].push_back(layer_of(wanted, model, block));
     if (!model.moe_blocks.empty()) {
       own["router"] = model.ragged ? "softmax_expert_choice" : "softmax_token_choice";
       own["experts"] = model.experts;
