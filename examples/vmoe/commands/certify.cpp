@@ -17,7 +17,8 @@ class Certify final : public Command {
       : Command("certify", "radii within which no attack can succeed, where the theorems apply") {}
 
   void add(CLI::App& app) override {
-    add_text(app, "checkpoint", checkpoint_, "PATH", "a checkpoint, or a run's folder for its newest");
+    add_text(app, "checkpoint", checkpoint_, "PATH",
+             "a checkpoint, or a run's folder for its newest");
     add_text(app, "--radii", radii_, "LIST",
              "L-infinity radii, of pixels from 0 to 1, separated by commas; fractions are read",
              "0.5/255,1/255,2/255,4/255,8/255");
