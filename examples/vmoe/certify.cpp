@@ -6,9 +6,11 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint_info.hpp"
+#include "image_certificate.hpp"
 #include "model.hpp"
 #include "moxie/robust/lipschitz.hpp"
 #include "session.hpp"
+#include "subject.hpp"
 #include "trained_model.hpp"
 
 namespace vmoe {
@@ -66,7 +68,10 @@ json bounds_json(const std::vector<double>& of_experts) {
 /// Bounds of a MoE layer's gate and experts, from the layer's own input.
 json layer_bounds(const Model& model, const Options& o, Index block) {
   const std::string prefix = "Encoder/encoderblock_" + std::to_string(block) + "/Moe/";
-  json out = {{"block", block}, {"gate", nullptr}, {"experts_linf", nullptr}, {"experts_l2", nullptr}};
+  json out = {{"block", block},
+              {"gate", nullptr},
+              {"experts_linf", nullptr},
+              {"experts_l2", nullptr}};
   const std::vector<Kernel> gate = kernels_of(model, prefix + "Router/kernel");
   if (gate.size() == 1 && o.gate == "linear")
     out["gate"] = {{"linf", moxie::linf_bound(gate.front().view()).value},
@@ -102,6 +107,14 @@ json certify(const CertifyRequest& request) {
   Backend backend(pool);
   const Model model = make_model(backend, info.options, plan);
   moxie::load_checkpoint(file, model.parameters());
+  if (info.options.model == "image_moe") {
+    json out = certify_image_moe(model, info, plan,
+                                 draw_sample(who, {{file, info}}, {}, 1000, 0).images,
+                                 request.radii);
+    out["checkpoint"] = file.string();
+    out["step"] = info.step;
+    return out;
+  }
 
   json out = {{"checkpoint", file.string()},
               {"step", info.step},

@@ -10,6 +10,7 @@ Commands all_commands() {
   all.push_back(report_command());
   all.push_back(attack_command());
   all.push_back(certify_command());
+  all.push_back(dual_command());
   return all;
 }
 

@@ -10,5 +10,6 @@ std::unique_ptr<Command> stability_command();
 std::unique_ptr<Command> report_command();
 std::unique_ptr<Command> attack_command();
 std::unique_ptr<Command> certify_command();
+std::unique_ptr<Command> dual_command();
 
 }  // namespace vmoe

@@ -1,0 +1,144 @@
+#include "dual.hpp"
+
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "data/batch.hpp"
+#include "image_moe.hpp"
+#include "moxie/robust/alpha_sweep.hpp"
+#include "moxie/train/warm_start.hpp"
+#include "pixel_model.hpp"
+#include "robust_options.hpp"
+#include "session.hpp"
+#include "subject.hpp"
+#include "trained_model.hpp"
+
+namespace vmoe {
+namespace {
+
+constexpr const char* who = "vmoe dual";
+constexpr Index at_a_time = 64;
+
+moxie::DualSpace space_of(const std::string& name) {
+  if (name == "logit") return moxie::DualSpace::logit;
+  if (name == "probability") return moxie::DualSpace::probability;
+  moxie::throw_config(who, ": space is '", name, "', expected one of: logit, probability");
+}
+
+/// What the dual model is built with.
+Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualRequest& request) {
+  Options options = checkpoints.back().info.options;
+  if (checkpoints.size() == 1 && !is_dual(options))
+    moxie::throw_config(who, ": '", checkpoints[0].file.string(),
+                        "' is one model, expected a dual model or the path of a robust one beside");
+  for (const Checkpoint& c : checkpoints)
+    if (c.info.options.model != "image_moe" ||
+        (checkpoints.size() > 1 && is_dual(c.info.options)))
+      moxie::throw_config(who, ": '", c.file.string(),
+                          "' is no mixture of whole networks (--model image_moe)");
+  if (checkpoints.size() > 1) {
+    if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
+      moxie::throw_config(who, ": the two models normalise images differently, expected models "
+                               "that were trained on the same images");
+    options.objective = "jtdmoe";
+    options.alpha = request.alpha;
+    options.warm_standard = options.warm_robust = "";
+  }
+  return options;
+}
+
+void load(Backend& backend, const std::vector<Checkpoint>& checkpoints, Index classes,
+          const Dual& dual) {
+  if (checkpoints.size() == 1) {
+    moxie::load_checkpoint(checkpoints[0].file, dual.parameters());
+    return;
+  }
+  const char* const scopes[] = {"Standard", "Robust"};
+  for (std::size_t i = 0; i < 2; ++i) {
+    const CheckpointInfo& info = checkpoints[i].info;
+    const Model alone =
+        make_model(backend, info.options, plan_model(info.options, info.image, classes));
+    moxie::load_checkpoint(checkpoints[i].file, alone.parameters());
+    moxie::train::warm_start(alone.parameters(), dual.parameters(), scopes[i]);
+  }
+}
+
+void save(const DualRequest& request, const Checkpoint& robust, const Options& options,
+          const Dual& dual) {
+  if (request.checkpoint.empty()) return;
+  CheckpointInfo info = robust.info;
+  info.options = options;
+  moxie::save_checkpoint(request.checkpoint, dual.parameters(), info.to_metadata());
+}
+
+void write_text_file(const std::string& path, const std::string& text) {
+  if (path.empty()) return;
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  if (!out.flush()) moxie::throw_io(who, ": cannot write '", path, "'");
+}
+
+}  // namespace
+
+nlohmann::json sweep_dual(const DualRequest& request) {
+  std::vector<std::filesystem::path> paths{request.standard};
+  if (!request.robust.empty()) paths.push_back(request.robust);
+  const std::vector<Checkpoint> checkpoints = read_checkpoints(who, paths);
+  const Options options = dual_options(checkpoints, request);
+  const moxie::DualSpace space = space_of(request.space);
+  const Sample sample =
+      draw_sample(who, checkpoints, request.data, request.images, request.seed);
+  const CheckpointInfo& info = checkpoints.back().info;
+  const auto classes = static_cast<Index>(info.classes.size());
+  moxie::ThreadPool pool(thread_count(request.threads));
+  Backend backend(pool);
+  const Dual parts = make_dual(backend, options, plan_model(options, info.image, classes));
+  load(backend, checkpoints, classes, parts);
+  save(request, checkpoints.back(), options, parts);
+
+  const auto pixels = [&](const SharedModel& part) {
+    return PixelModel(part.model(), info.normalization, info.image);
+  };
+  moxie::DualModel dual(pixels(parts.standard()), pixels(parts.robust()),
+                        moxie::DualOptions{.space = space});
+  moxie::AlphaSweep sweep(dual, request.attack, request.alphas, at_a_time);
+  const ImageSet& images = sample.images;
+  const std::vector<double> zeros(to_size(images.shape.channels), 0), ones(zeros.size(), 1);
+  const Batches batches(images, classes, {zeros, ones}, {.batch_size = at_a_time},
+                        Batches::Use::evaluate);
+  const Batches::Epoch epoch = batches.epoch(0);
+  std::vector<float> x(to_size(at_a_time * batches.row_values()));
+  std::vector<std::int32_t> y(to_size(at_a_time));
+  for (Index b = 0; b < batches.per_epoch(); ++b) {
+    const Index n = batches.rows(b);
+    batches.fill(epoch, b, {.images = x, .labels = y});
+    sweep.add({.x = {x.data(), n, batches.row_values()},
+               .y = {y.data(), n},
+               .seed = request.seed,
+               .first_image = b * at_a_time});
+  }
+  write_text_file(request.csv, moxie::to_csv(sweep.points()));
+  nlohmann::json files = nlohmann::json::array();
+  for (const Checkpoint& c : checkpoints) files.push_back(c.file.string());
+  return {{"checkpoints", files},
+          {"images", images.count},
+          {"seed", request.seed},
+          {"space", request.space},
+          {"eps", request.attack.threat.eps},
+          {"steps", request.attack.steps},
+          {"points", nlohmann::json::parse(moxie::to_json(sweep.points()))}};
+}
+
+std::string dual_text(const nlohmann::json& figures) {
+  std::string out = "alpha     SA %     RA %\n";
+  for (const auto& point : figures.at("points")) {
+    char line[64];
+    std::snprintf(line, sizeof line, "%5.3g %8.2f %8.2f\n", point.at("alpha").get<double>(),
+                  point.at("sa").get<double>(), point.at("ra").get<double>());
+    out += line;
+  }
+  return out;
+}
+
+}  // namespace vmoe
