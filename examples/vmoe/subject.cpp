@@ -29,6 +29,14 @@ void require_alike(const char* who, const Checkpoint& first, const Checkpoint& o
                           "', expected '", names[c], "', as of '", first.file.string(), "'");
 }
 
+/// Slots of soft experts are parameters of a group.
+void require_own_groups(const char* who, const Checkpoint& checkpoint) {
+  const Options& o = checkpoint.info.options;
+  if (!o.dense && o.router == "soft" && o.group_images != 1)
+    moxie::throw_config(who, ": '", checkpoint.file.string(), "' has soft experts with slots for ",
+                        o.group_images, " images together, expected 1 (--group-images)");
+}
+
 Options in_groups_of_one(Options o) {
   o.group_images = 1;
   return o;
@@ -53,6 +61,7 @@ std::vector<Checkpoint> read_checkpoints(const char* who,
     const std::filesystem::path file = newest_checkpoint(path);
     out.push_back({file, CheckpointInfo::read(file)});
     require_alike(who, out.front(), out.back());
+    require_own_groups(who, out.back());
   }
   return out;
 }

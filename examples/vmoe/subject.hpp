@@ -21,8 +21,8 @@ struct Checkpoint {
 
 /// Those of models that can be looked at side by side; paths are checkpoints, or runs for their
 /// newest. `who` is named in errors, here and below.
-/// @throws moxie::config_error without a path, or unless all were made for images of the same shape
-/// and classes
+/// @throws moxie::config_error without a path, for soft experts whose slots several images share, or
+/// unless all were made for images of the same shape and classes
 std::vector<Checkpoint> read_checkpoints(const char* who,
                                          const std::vector<std::filesystem::path>& paths);
 

@@ -137,6 +137,8 @@ TEST_CASE("report refuses what cannot be compared, in one line") {
   for (const char* split : {"train", "test"})
     std::filesystem::rename(other / split / "dog", other / split / "doe");
   REQUIRE(run(train(other, folder / "other-run") + few).code == 0);
+  const Arguments shared{"--router", "soft", "--group-images", "4"};
+  REQUIRE(run(train(data, folder / "shared") + few + shared).code == 0);
   const auto page = folder / "page.html";
   const auto refused = [&](int code, const Arguments& arguments) {
     const Ending ending = run(Arguments{"report"} + arguments);
@@ -153,6 +155,8 @@ TEST_CASE("report refuses what cannot be compared, in one line") {
         Containing("is for images of 8x8x1 in 3 classes, expected 8x8x3 in 3"));
   CHECK(refused(2, {folder / "colour", folder / "other-run", "--out", page}) ==
         Containing("' is 'doe', expected 'dog', as of '"));
+  CHECK(refused(2, {folder / "colour", folder / "shared", "--out", page}) ==
+        Containing("has soft experts with slots for 4 images together, expected 1"));
   CHECK(refused(1, {folder / "colour", folder / "nothing.safetensors", "--out", page}) ==
         Containing("nothing.safetensors"));
   CHECK(refused(2, two + Arguments{"--levels", "0"}) == Containing("levels is 0"));
