@@ -172,12 +172,13 @@ class Study(studies.Study):
         """Adds to the record how fast the chosen configurations train, each alone."""
         study_timing.record_of(self.options.json)  # before the work, whose result would have no place
         threads = study_timing.THREADS if self.options.threads is None else self.options.threads
+        epochs = study_timing.EPOCHS if self.options.epochs is None else self.options.epochs
         folder = self.options.work / f"timing-{threads}-threads"
         timing = study_timing.measure(
             list(dict.fromkeys(p.configuration for p in self.chosen)),
-            lambda c, repeat: self.run(folder / f"{c.name}-r{repeat}", c, study_timing.EPOCHS, threads, repeat),
+            lambda c, repeat: self.run(folder / f"{c.name}-r{repeat}", c, epochs, threads, repeat),
             lambda text: print(text, flush=True))
-        study_timing.add_to(self.options.json, timing, threads, self.command())
+        study_timing.add_to(self.options.json, timing, epochs, threads, self.command())
 
     def learn(self, planned, final):
         if final.get("train_seconds"):
@@ -245,7 +246,7 @@ def parse(arguments):
     flags.add_argument("--only", metavar="PATTERN", default="", help="only runs with this in their name; * matches anything")
     flags.add_argument("--timing", action="store_true",
                        help="train nothing for the study: time each configuration alone, where the machine does nothing else; "
-                            "--threads is 2 here, and what was timed before is kept in --work")
+                            "--threads is 2 here and --epochs 0.1, and what was timed before is kept in --work")
     options, extra = studies.parse(flags, arguments)
     if options.timing and (options.dry_run or options.work is None):
         flags.error("--timing needs --data and --work, and is no --dry-run")

@@ -1,7 +1,7 @@
 """How fast the configurations of router_study.py train, each alone on the machine.
 
 The study's own runs may share the machine with one another and with other work, so that their seconds compare nothing. Here
-every configuration trains a tenth of an epoch with the flags of its runs, one after the other, all of them before any
+every configuration trains a few thousand images with the flags of its runs, one after the other, all of them before any
 repeats: a machine that slows down meets all alike. images_per_s is the median of the repeats.
 """
 
@@ -11,7 +11,7 @@ import statistics
 
 import runs
 
-EPOCHS = 0.1
+EPOCHS = 0.1  # of CIFAR-10
 THREADS = 2
 REPEATS = 3  # each with a seed of its own: 0, 1, 2
 
@@ -43,15 +43,15 @@ def record_of(path):
     return record
 
 
-def add_to(path, timing, threads, command):
+def add_to(path, timing, epochs, threads, command):
     """Writes timing and how it was taken into the study's record; everything else there stays as it is.
 
-    Configurations that were timed before and are not now stay too, if they were timed with as many threads.
+    Configurations that were timed before and are not now stay too, if they were timed with as many epochs and threads.
     """
     record = record_of(path)
     about = record.get("timing_setting") or {}
-    kept = record.get("timing") or {} if about.get("threads") == threads else {}
+    kept = record.get("timing") or {} if (about.get("epochs"), about.get("threads")) == (epochs, threads) else {}
     record["timing"] = {**kept, **timing}
-    record["timing_setting"] = {"epochs": EPOCHS, "threads": threads, "repeats": REPEATS, "command": command,
+    record["timing_setting"] = {"epochs": epochs, "threads": threads, "repeats": REPEATS, "command": command,
                                 "date": datetime.date.today().isoformat(), "machine": runs.machine()}
     runs.write_json(path, record)
