@@ -166,8 +166,10 @@ TEST_CASE("an attack on routers does not depend on how a set is split") {
   }
 }
 
-TEST_CASE("away from the preferred expert of an image is the attack on its router") {
-  B backend;
+TEST_CASE_TEMPLATE("away from the preferred expert of an image is the attack on its router", Own,
+                   MOXIE_TEST_BACKENDS) {
+  using T = typename Own::Scalar;
+  Own backend = moxie::test::make_backend<Own>();
   constexpr Index width = 12, experts = 3, classes = 4;
   moxie::MoeLayer mixture{backend,
                           {.width = width, .experts = experts},
@@ -176,14 +178,15 @@ TEST_CASE("away from the preferred expert of an image is the attack on its route
                           moxie::FeedForward<moxie::Gelu>{.hidden = 16, .output = classes}};
   const auto values = mixture.parameters().edit();
   const auto draw = moxie::test::normals(values.size, 31);
-  std::copy(draw.begin(), draw.end(), values.data);
+  const std::vector<T> own(draw.begin(), draw.end());
+  backend.copy_from_host(values.data, own.data(), own.size() * sizeof(T));
   std::vector<double> kernel;
   for (const auto& e : mixture.parameters().entries())
     if (e.name == "Router/kernel")
-      kernel.assign(values.data + e.offset, values.data + e.offset + e.size());
+      kernel.assign(own.begin() + e.offset, own.begin() + e.offset + e.size());
   REQUIRE(kernel.size() == width * experts);
   const auto router = moxie::test::linear_model(backend, width, kernel, {0, 0, 0});
-  AttackData<B> data(backend, images, width), other(backend, images, width);
+  AttackData<Own> data(backend, images, width), other(backend, images, width);
   data.label_by(backend, mixture);
   other.label_by(backend, mixture);
   const Pgd pgd{.threat = {.eps = 0.06}, .step = 0.015};
