@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -260,12 +261,15 @@ class Run {
   void show(bool last) {
     const auto n = static_cast<double>(sample_.images.count);
     const double part = static_cast<double>(done_) / n;
-    char text[160];
-    const int end = std::snprintf(
-        text, sizeof text, "image %lld/%lld  SA %.1f%%  RA %.1f%%  %.0f passes/s",
-        static_cast<long long>(done_), static_cast<long long>(sample_.images.count), total_.sa(),
-        total_.ra(), static_cast<double>(passes_) / std::max(watch_.seconds(), 1e-3));
-    std::string row(text, static_cast<std::size_t>(end));
+    const double speed = static_cast<double>(passes_) / std::max(watch_.seconds(), 1e-3);
+    std::string row = moxie::detail::message("image ", done_, "/", sample_.images.count);
+    char text[80];
+    if (done_ > 0) {
+      std::snprintf(text, sizeof text, "  SA %.1f%%  RA %.1f%%", total_.sa(), total_.ra());
+      row += text;
+    }
+    std::snprintf(text, sizeof text, "  %.0f passes/s", speed);
+    row += text;
     if (done_ > 0)
       row.append("  ")
           .append(format_seconds(watch_.seconds() * (1 - part) / part))

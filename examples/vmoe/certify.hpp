@@ -17,8 +17,8 @@ struct CertifyRequest {
 
 /// Whether the certificates of robust/certificate.hpp hold for a checkpoint, and at each radius the
 /// share of test images that they cover. For a vision transformer they do not hold: then shares are
-/// null, reasons say why, and there are formal bounds of what has one, gates and experts of each MoE
-/// layer as maps of the layer's own input.
+/// null, reasons say why, and there are formal bounds of what has one: gates and experts of each
+/// MoE layer as maps of the layer's own input.
 /// @throws moxie::config_error for a radius that is not above 0
 nlohmann::json certify(const CertifyRequest& request);
 
