@@ -75,8 +75,8 @@ class Weights:
 
 BASELINES = {"none": Weights(), "balance": Weights(balance=0.005)}  # V-MoE's weights
 CANDIDATES = {  # diagonal: what is tried; 5e-3 is the released code's, which is by position
-    "matrix": [Weights("matrix", prc, d) for prc in (1, 10) for d in (1e-4, 5e-4, 5e-3)],
-    "position": [Weights("position", prc, 5e-3) for prc in (1, 10)]}
+    "matrix": [Weights("matrix", 1, d) for d in (1e-4, 5e-4)] + [Weights("matrix", prc, 5e-3) for prc in (1, 10, 100)],
+    "position": [Weights("position", prc, 5e-3) for prc in (1, 10, 100)]}
 
 
 @dataclasses.dataclass(frozen=True)
