@@ -1,0 +1,182 @@
+// vmoe train with robust objectives and mixtures of whole networks, and vmoe dual.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <set>
+
+#include "program.hpp"
+
+using namespace cli;
+using fixtures::Containing;
+using fixtures::TemporaryFolder;
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// A mixture of two small residual networks, and a short attack.
+Arguments robust(const fs::path& data, const fs::path& out, const char* objective) {
+  return {"train",           "--data",
+          data,              "--out",
+          out,               "--model",
+          "image_moe",       "--image-expert",
+          "resnet",          "--resnet-widths",
+          "4",               "--experts",
+          "2",               "--batch",
+          "16",              "--epochs",
+          "2",               "--attack-steps",
+          "2",               "--robust-images",
+          "12",              "--robust-steps",
+          "2",               "--crop-padding",
+          "0",               "--report-images",
+          "2",               "--objective",
+          objective};
+}
+
+/// Metrics but for times.
+std::vector<json> timeless(const fs::path& run) {
+  std::vector<json> lines = metrics(run);
+  for (json& line : lines)
+    for (const char* key : {"seconds", "images_per_s", "train_seconds"}) line.erase(key);
+  return lines;
+}
+
+}  // namespace
+
+TEST_CASE("robust objectives train, and a run that stopped goes on bit for bit") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  for (const char* objective : {"adversarial", "trades", "rt_er", "jtdmoe"}) {
+    CAPTURE(objective);
+    const auto whole = folder / (std::string(objective) + "-whole");
+    const auto stopped = folder / (std::string(objective) + "-stopped");
+    const Ending ending = run(robust(data, whole, objective));
+    REQUIRE_MESSAGE(ending.code == 0, ending.err);
+    REQUIRE(run(robust(data, stopped, objective) +
+                Arguments{"--checkpoint-every", "2", "--threads", "2"})
+                .code == 0);
+    // As if it had been killed behind its second step
+    std::set<fs::path> later;
+    for (const auto& entry : fs::directory_iterator(stopped / "checkpoint"))
+      if (entry.path().filename() > "step-00000002.safetensors") later.insert(entry.path());
+    CHECK(!later.empty());
+    for (const fs::path& file : later) fs::remove(file);
+    const Ending resumed = run({"train", "--resume", stopped, "--threads", "1"});
+    REQUIRE_MESSAGE(resumed.code == 0, resumed.err);
+    CHECK(resumed.out == Containing("resuming at step 2 of"));
+    CHECK(tensors(newest_checkpoint(stopped)) == tensors(newest_checkpoint(whole)));
+    CHECK(timeless(stopped) == timeless(whole));
+
+    const json last = metrics(whole, "final").at(0).at("robust");
+    CHECK(last.at("images") == 12);
+    CHECK(last.at("ra") <= last.at("sa"));
+    CHECK(last.at("margins").size() == 3);
+    CHECK(last.contains("standard") == (std::string(objective) == "jtdmoe"));
+    const json train = metrics(whole, "train").at(0);
+    CHECK(train.at("aux_losses").contains("divergence") ==
+          (std::string(objective) != "adversarial"));
+    CHECK(run({"eval", whole}).code == 0);
+  }
+}
+
+TEST_CASE("a transformer trains by RT-ER on the second experts of its tokens") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const Ending ending =
+      run(train(data, folder / "run") +
+          Arguments{"--objective", "rt_er", "--attack-steps", "1", "--epochs", "1"});
+  REQUIRE_MESSAGE(ending.code == 0, ending.err);
+  CHECK(metrics(folder / "run", "train").at(0).at("aux_losses").contains("divergence"));
+}
+
+TEST_CASE("two models become a dual one, which is swept, saved, and starts joint training") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const auto standard = folder / "standard", hard = folder / "robust", joint = folder / "joint";
+  REQUIRE(run(robust(data, standard, "supervised")).code == 0);
+  REQUIRE(run(robust(data, hard, "rt_er")).code == 0);
+  const Ending swept = run({"dual", standard, hard, "--alphas", "0,0.5,1", "--steps", "2", "--csv",
+                            folder / "sweep.csv", "--json", folder / "sweep.json", "--out",
+                            folder / "dual.safetensors", "--alpha", "0.5"});
+  REQUIRE_MESSAGE(swept.code == 0, swept.err);
+  const std::string csv = read_file(folder / "sweep.csv");
+  CHECK(csv.starts_with("alpha,images,sa,ra\n0,15,"));
+  CHECK(std::count(csv.begin(), csv.end(), '\n') == 4);
+  const json points = json::parse(read_file(folder / "sweep.json")).at("points");
+  // The ends are the two models
+  const auto accuracy = [](const fs::path& run) {
+    return 100 * metrics(run, "final").at(0).at("accuracy").get<double>();
+  };
+  CHECK(points.at(0).at("sa").get<double>() == doctest::Approx(accuracy(standard)));
+  CHECK(points.at(2).at("sa").get<double>() == doctest::Approx(accuracy(hard)));
+  // The file is a model like any other
+  const Ending again = run({"dual", folder / "dual.safetensors", "--alphas", "0.5", "--steps", "2",
+                            "--json", folder / "again.json"});
+  REQUIRE_MESSAGE(again.code == 0, again.err);
+  CHECK(json::parse(read_file(folder / "again.json")).at("points").at(0) == points.at(1));
+  CHECK(run({"eval", folder / "dual.safetensors"}).code == 0);
+
+  const Ending warm = run(robust(data, joint, "jtdmoe") +
+                          Arguments{"--warm-standard", standard, "--warm-robust", hard,
+                                    "--learning-rate", "1e-9", "--end-learning-rate", "0"});
+  REQUIRE_MESSAGE(warm.code == 0, warm.err);
+  const json end = metrics(joint, "final").at(0).at("robust");
+  CHECK(end.at("standard").at("sa") == metrics(standard, "final").at(0).at("robust").at("sa"));
+  CHECK(end.at("robust").at("sa") == metrics(hard, "final").at(0).at("robust").at("sa"));
+
+  const Ending one = run({"dual", standard});
+  CHECK(one.code == 2);
+  CHECK(one.err == Containing("is one model, expected a dual model or the path of a robust one"));
+}
+
+TEST_CASE("options of robust training that make no sense are refused") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const auto said = [&](const Arguments& more) {
+    const Ending ending = run(robust(data, folder / "run", "rt_er") + more);
+    CHECK(ending.code == 2);
+    return ending.err;
+  };
+  CHECK(said({"--objective", "hard"}) ==
+        Containing("objective is 'hard', expected one of: supervised, adversarial, trades, rt_er, "
+                   "jtdmoe"));
+  CHECK(said({"--eps", "8/0"}) ==
+        Containing("eps is '8/0', expected a number >= 0 or a fraction like 8/255"));
+  CHECK(said({"--rt-er-experts", "third"}) ==
+        Containing("rt_er_experts is 'third', expected one of: second, all, all_mean"));
+  CHECK(said({"--mixup", "0.2"}) ==
+        Containing("mixup is 0.2, expected 0 beside an objective that attacks"));
+  CHECK(said({"--alpha", "2"}) == Containing("alpha is 2, expected 0 to 1"));
+  CHECK(said({"--resnet-widths", "8,"}) == Containing("resnet_widths is '8,', expected channels"));
+  CHECK(said({"--warm-robust", "x"}) == Containing("expected jtdmoe beside warm_standard"));
+  CHECK(said({"--model", "vit", "--objective", "jtdmoe"}) ==
+        Containing("model is 'vit', expected image_moe beside objective 'jtdmoe'"));
+}
+
+TEST_CASE("a mixture of networks without norms has sound radii, one with norms none") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const auto certified = [&](const char* norm) {
+    const auto out = folder / norm;
+    const Ending trained =
+        run(robust(data, out, "supervised") + Arguments{"--resnet-norm", norm, "--epochs", "4"});
+    REQUIRE_MESSAGE(trained.code == 0, trained.err);
+    const Ending ending =
+        run({"certify", out, "--radii", "1e-9,8/255", "--json", folder / "c.json"});
+    REQUIRE_MESSAGE(ending.code == 0, ending.err);
+    return json::parse(read_file(folder / "c.json"));
+  };
+  const json sound = certified("none");
+  CHECK(sound.at("certificate") == "sound");
+  CHECK(sound.at("reasons").empty());
+  const double accuracy = metrics(folder / "none", "final").at(0).at("accuracy").get<double>();
+  // Next to nothing may be done to an image: all that are right are certified
+  CHECK(sound.at("radii").at(0).at("certified").get<double>() == doctest::Approx(accuracy));
+  CHECK(sound.at("radii").at(1).at("certified") <= sound.at("radii").at(0).at("certified"));
+  CHECK(sound.at("layers").at(0).at("experts_linf").at("experts").size() == 2);
+
+  const json none = certified("layer");
+  CHECK(none.at("certificate") == "not_applicable");
+  CHECK(none.at("reasons").size() == 1);
+  CHECK(none.at("radii").at(0).at("certified").is_null());
+}
