@@ -20,6 +20,9 @@ double ulps(float got, double wanted) {
   const double unit = std::nextafter(size, inf) - size;
   return std::fabs(static_cast<double>(got) - wanted) / unit;
 }
+/// In double: the standard library's error is no part of what is measured.
+double normal_tail(double z) { return 0.5 * std::erfc(z * std::sqrt(0.5)); }
+double normal_density(double z) { return std::exp(-0.5 * z * z) / std::sqrt(2 * M_PI); }
 /// Largest error over [from, to], by `error(x)`.
 template <class F>
 double worst(float from, float to, const F& error) {
@@ -50,6 +53,55 @@ TEST_CASE("exp in float stays finite and keeps NaN") {
   CHECK(math::exp(1000.0F) == math::exp(88.0F));
   CHECK(math::is_nan(math::exp(not_a_number)));
   CHECK(std::isinf(math::exp(1000.0)));  // double is the standard library's
+}
+
+TEST_CASE("log in float is within 1 unit in the last place, for denormal numbers too") {
+  double most = 0;
+  for (std::uint32_t bits = 1; bits < 0x7f800000U; bits += 9973) {  // every positive number but for a step
+    const auto x = __builtin_bit_cast(float, bits);
+    most = std::max(most, ulps(math::log(x), std::log(double(x))));
+  }
+  CHECK(most <= 1);
+  CHECK(worst(0.5F, 2.0F, [](float x) { return ulps(math::log(x), std::log(double(x))); }) <= 1);
+  CHECK(math::log(1.0F) == 0.0F);
+}
+
+TEST_CASE("log in float has the limits of the logarithm and keeps NaN") {
+  CHECK(math::log(0.0F) == -inf);
+  CHECK(math::log(-0.0F) == -inf);
+  CHECK(math::log(inf) == inf);
+  CHECK(math::is_nan(math::log(-1.0F)));
+  CHECK(math::is_nan(math::log(-1e-42F)));
+  CHECK(math::is_nan(math::log(-inf)));
+  CHECK(math::is_nan(math::log(not_a_number)));
+}
+
+TEST_CASE("The normal density in float is within 4 units in the last place up to 11 deviations") {
+  const auto error = [](float z) { return ulps(math::normal_density(z), normal_density(z)); };
+  CHECK(worst(-11.0F, 11.0F, error) <= 4);
+  CHECK(worst(-1.0F, 1.0F, error) <= 4);
+  CHECK(math::normal_density(11.001F) == 0.0F);
+  CHECK(math::normal_density(-11.001F) == 0.0F);
+  CHECK(math::normal_density(inf) == 0.0F);
+  CHECK(math::normal_density(-inf) == 0.0F);
+  CHECK(math::is_nan(math::normal_density(not_a_number)));
+}
+
+TEST_CASE("The normal distribution in float is within 8 units in the last place, in its tail as well") {
+  const auto error = [](float z) { return ulps(math::normal_distribution(z), normal_tail(-z)); };
+  CHECK(worst(-11.0F, 11.0F, error) <= 8);
+  CHECK(worst(-1.0F, 1.0F, error) <= 8);
+  CHECK(math::normal_distribution(-11.001F) == 0.0F);
+  CHECK(math::normal_distribution(-inf) == 0.0F);
+  CHECK(math::normal_distribution(8.0F) == 1.0F);
+  CHECK(math::normal_distribution(inf) == 1.0F);
+  CHECK(math::is_nan(math::normal_distribution(not_a_number)));
+}
+
+TEST_CASE("The normal distribution in double keeps its tail") {
+  CHECK(math::normal_distribution(-10.0) == doctest::Approx(7.619853024160525e-24).epsilon(1e-12));
+  CHECK(math::normal_distribution(-30.0) == doctest::Approx(4.906713927148187e-198).epsilon(1e-11));
+  CHECK(math::normal_distribution(40.0) == 1.0);
 }
 
 TEST_CASE("sigmoid in float is within 4 units in the last place, and saturates") {

@@ -15,20 +15,21 @@ namespace {
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 struct Where {
-  Index tokens = 6, first = 0, layer = 0;
+  Index tokens = 6, first = 0, layer = 0, experts = 3;
   std::uint64_t seed = 1, step = 2;
   Mode mode = Mode::train;
 };
 template <class B, class Noise>
 auto noise_of(B& backend, const Noise& noise, const Where& w, double* std_dev = nullptr) {
   const WithNoise router{noise, TopKRouter{.k = 1}};
-  SparseFixture<B> f(backend, {.tokens = w.tokens, .experts = 3, .choices = 1}, {.noisy = true});
+  SparseFixture<B> f(backend, {.tokens = w.tokens, .experts = w.experts, .choices = 1},
+                     {.noisy = true});
   f.set_mode(w.mode);
   f.context.first_token = w.first;
   f.context.seed = w.seed;
   f.context.step = w.step;
   f.context.layer = w.layer;
-  f.set_logits(std::vector<double>(at(w.tokens * 3), 0));
+  f.set_logits(std::vector<double>(at(w.tokens * w.experts), 0));
   router.route(backend, f.context, f.routing);
   if (std_dev != nullptr) *std_dev = f.routing.noise_std;
   return f.noisy_logits();
@@ -67,6 +68,41 @@ TEST_CASE_TEMPLATE(
   check_noise_laws<B>(GaussianNoise{.std = 2, .per_expert = false});
   check_noise_laws<B>(GumbelNoise{});
   check_noise_laws<B>(GumbelNoise{.scale = 0.5});
+}
+
+TEST_CASE_TEMPLATE("an expert's noise does not depend on how many experts there are", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const GaussianNoise noise{.std = 1, .per_expert = false};
+  const auto many = noise_of(backend, noise, {.tokens = 7, .experts = 9});
+  for (const Index experts : {1, 2, 3, 4, 5, 8}) {
+    const auto few = noise_of(backend, noise, {.tokens = 7, .experts = experts});
+    for (Index t = 0; t < 7; ++t)
+      for (Index e = 0; e < experts; ++e) CHECK(few[at(t * experts + e)] == many[at(t * 9 + e)]);
+  }
+}
+
+TEST_CASE("noise has the same bits on every level and backend") {
+  const Where where{.tokens = 40, .experts = 13};
+  const auto check = [&](const auto& noise) {
+    CpuBackend<float> baseline({.level = Level::baseline});
+    const auto wanted = noise_of(baseline, noise, where);
+    for (const Level level : {Level::avx2, Level::avx512}) {
+      if (level > machine_level()) continue;
+      CpuBackend<float> cpu({.level = level});
+      CHECK(noise_of(cpu, noise, where) == wanted);
+    }
+    CpuBackend<double> wide;
+    const auto in_double = noise_of(wide, noise, where);
+    for (std::size_t i = 0; i < wanted.size(); ++i)
+      CHECK(wanted[i] == static_cast<float>(in_double[i]));
+#if defined(MOXIE_TEST_THRUST)
+    ThrustHostBackend<float> thrust;
+    CHECK(noise_of(thrust, noise, where) == wanted);
+#endif
+  };
+  check(GaussianNoise{});
+  check(GumbelNoise{});
 }
 
 TEST_CASE_TEMPLATE("GumbelNoise makes the best expert a draw from the softmax", B,

@@ -18,6 +18,27 @@ MOXIE_HD MOXIE_INLINE void row_map(Index n, T* to, const F& value) {
   for (; j < n; ++j) to[j] = value(j);
 }
 
+/// to[j] += value(j) for j < n, as row_map; returns the sum of value(j) in the order of strip_sum.
+template <class T, class F>
+MOXIE_HD MOXIE_INLINE T row_add(Index n, T* to, const F& value) {
+  T sum[strip] = {};
+  Index j = 0;
+  for (; j + strip <= n; j += strip) {
+    T part[strip];
+    for (Index s = 0; s < strip; ++s) part[s] = value(j + s);
+    for (Index s = 0; s < strip; ++s) to[j + s] += part[s];
+    for (Index s = 0; s < strip; ++s) sum[s] += part[s];
+  }
+  for (Index s = 0; j + s < n; ++s) {
+    const T part = value(j + s);
+    to[j + s] += part;
+    sum[s] += part;
+  }
+  for (Index width = strip / 2; width > 0; width /= 2)
+    for (Index s = 0; s < width; ++s) sum[s] += sum[s + width];
+  return sum[0];
+}
+
 /// Rows of `cols` elements that one task of an element-wise pass takes: enough work to be worth a
 /// task, and single rows where a row is a whole image.
 constexpr Index row_grain(Index cols) {

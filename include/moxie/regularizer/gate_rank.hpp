@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moxie/core/strip.hpp"
 #include "moxie/ops/rank.hpp"
 #include "moxie/routing/tensors.hpp"
 
@@ -22,14 +23,22 @@ template <class T>
 MOXIE_HD Index kth_best(const T* logits, Index experts, Index k) {
   return column_of_rank(experts, k - 1, [=](Index e) { return logits[e]; });
 }
+/// How many experts rank above expert e.
+template <class T>
+MOXIE_HD MOXIE_INLINE Index ranked_above(const T* logits, Index experts, Index e) {
+  const T own = logits[e];
+  const auto at = static_cast<std::int32_t>(e);
+  return strip_sum<std::int32_t>(experts, [=](Index j) {
+    const T other = logits[j];
+    return static_cast<std::int32_t>(other > own) |
+           (static_cast<std::int32_t>(other == own) &
+            static_cast<std::int32_t>(static_cast<std::int32_t>(j) < at));
+  });
+}
 /// The k-th best expert; `guess` is taken where it is right, which one look at each expert tells.
 template <class T>
 MOXIE_HD Index kth_best(const T* logits, Index experts, Index k, Index guess) {
-  if (guess >= 0) {
-    Index above = 0;
-    for (Index j = 0; j < experts; ++j) above += ranks_above(logits[j], j, logits[guess], guess);
-    if (above == k - 1) return guess;
-  }
+  if (guess >= 0 && ranked_above(logits, experts, guess) == k - 1) return guess;
   return kth_best(logits, experts, k);
 }
 

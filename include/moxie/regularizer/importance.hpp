@@ -18,8 +18,8 @@ struct Importance {
   Index sums(const RoutingShape& s) const noexcept { return s.groups() * s.experts; }
   template <Backend B, HasProbabilities<B> Routing>
   void accumulate(B& b, const Context<B>& ctx, const Routing& r, Vector<B> sums) const {
-    b.for_each(sums.size, detail::GroupProbabilitySum<B>{r.probs, ctx.mask, r.shape.group, sums},
-               1);
+    b.for_each(r.shape.groups() * detail::sum_strips<B>(r.shape.experts),
+               detail::GroupProbabilitySum<B>{r.probs, ctx.mask, r.shape.group, sums}, 1);
   }
   template <Backend B, HasProbabilities<B> Routing>
   void loss(B& b, const Context<B>&, const Routing& r, ConstVector<B> sums, Vector<B> out) const {
@@ -30,8 +30,10 @@ struct Importance {
   template <Backend B, HasProbabilities<B> Routing>
   void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
                      RoutingGradients<Routing>& g) const {
-    b.for_each(r.shape.tokens, detail::VariationBackward<B>{sums, ctx.mask, r.shape.group, weight,
-                                                            variation, g.probs});
+    b.for_each(detail::token_blocks<B>(r.shape.tokens),
+               detail::VariationBackward<B>{sums, ctx.mask, r.shape.group, weight, variation,
+                                            g.probs},
+               1);
   }
   friend constexpr bool operator==(const Importance&, const Importance&) = default;
 };

@@ -7,17 +7,16 @@ namespace moxie::detail {
 /// A group's tokens are summed in so many parts at once: part of the result.
 inline constexpr Index load_sum_parts = 16;
 
-/// parts[g, part, e] = sum of term(t, threshold of t, e) over the tokens t of the part. A part has whole tokens, since
+/// parts[g, part, e] = sum of term.of(t, threshold of t)(e) over the tokens t of the part. A part has whole tokens, since
 /// the threshold, the dear part of it, is shared by all experts.
 template <Backend B, class Term>
 struct LoadPartSum {
-  static constexpr bool one_level = true;
   LoadThreshold<B> threshold;
   Term term;
   Index group;
   Vector<B> parts;
 
-  MOXIE_HD void operator()(Index i) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
     const Index experts = threshold.noisy_logits.cols;
     const Index g = i / load_sum_parts;
     auto* own = parts.data + i * experts;
@@ -25,7 +24,8 @@ struct LoadPartSum {
     for (Index t = g * group + i % load_sum_parts; t < (g + 1) * group; t += load_sum_parts) {
       const Index last = threshold(t);
       if (last < 0) continue;
-      for (Index e = 0; e < experts; ++e) own[e] += term(t, last, e);
+      const auto of_token = term.of(t, last);
+      row_map(experts, own, [=](Index e) { return own[e] + of_token(e); });
     }
   }
 };

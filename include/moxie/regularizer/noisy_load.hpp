@@ -13,47 +13,61 @@ namespace detail {
 template <Backend B>
 struct LoadDistance {
   ConstMatrix<B> logits, noisy_logits;
-  typename B::Scalar std_dev;
+  typename B::Scalar inverse;  // 1 / sigma
 
-  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
-    return (noisy_logits(t, last) - logits(t, e)) / std_dev;
+  struct Token {
+    const typename B::Scalar* logits;
+    typename B::Scalar threshold, inverse;
+
+    MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index e) const {
+      return (threshold - logits[e]) * inverse;
+    }
+  };
+  MOXIE_HD MOXIE_INLINE Token of(Index t, Index last) const {
+    return {logits.row(t), noisy_logits(t, last), inverse};
   }
 };
 /// The probability that fresh noise puts expert e above the threshold.
 template <Backend B>
 struct LoadProbability {
-  LoadDistance<B> z;
+  LoadDistance<B> distance;
 
-  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
-    return typename B::Scalar(1) - math::normal_distribution(z(t, last, e));
-  }
+  struct Token {
+    typename LoadDistance<B>::Token z;
+
+    MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index e) const {
+      return math::normal_distribution(-z(e));
+    }
+  };
+  MOXIE_HD MOXIE_INLINE Token of(Index t, Index last) const { return {distance.of(t, last)}; }
 };
 template <Backend B>
 struct LoadBackward {
-  static constexpr bool one_level = true;
   LoadThreshold<B> threshold;
-  LoadDistance<B> z;
+  LoadDistance<B> distance;
   ConstVector<B> sums;
   Index group;
   double weight;
   Matrix<B> d_logits;
 
-  MOXIE_HD void operator()(Index t) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
     using T = typename B::Scalar;
-    const Index last = threshold(t);
-    if (last < 0) return;
     const Index experts = d_logits.cols;
-    const T* own = sums.data + t / group * experts;
-    const SquaredVariation<T> cv(own, experts);
-    const T scale = static_cast<T>(weight) / static_cast<T>(sums.size / experts);
-    T to_threshold = 0;
-    for (Index e = 0; e < experts; ++e) {
-      const T dz = -math::normal_density(z(t, last, e)) * scale * cv.derivative(own[e]) / z.std_dev;
-      d_logits(t, e) -= dz;
-      to_threshold += dz;
+    const T scale =
+        static_cast<T>(weight) / static_cast<T>(sums.size / experts) * distance.inverse;
+    for (TokenRun run(block_tokens<B>, i, d_logits.rows, group); run.any(); run.next()) {
+      const T* own = sums.data + run.group() * experts;
+      const SquaredVariation<T> cv(own, experts);
+      for (Index t = run.first; t < run.last; ++t) {
+        const Index last = threshold(t);
+        if (last < 0) continue;
+        const auto z = distance.of(t, last);
+        // The threshold moves with its own logit: it is not detached.
+        d_logits(t, last) -= row_add(experts, d_logits.row(t), [=](Index e) {
+          return math::normal_density(z(e)) * (scale * cv.derivative(own[e]));
+        });
+      }
     }
-    d_logits(t, last) +=
-        to_threshold;  // the threshold moves with its own logit: it is not detached
   }
 };
 }  // namespace detail
@@ -91,16 +105,18 @@ struct NoisyLoad {
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
     if (!(r.noise_std > 0)) return;
-    b.for_each(r.shape.tokens, detail::LoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
-                                                       detail::folded_load(sums, r.shape),
-                                                       r.shape.group, weight, g.logits});
+    b.for_each(detail::token_blocks<B>(r.shape.tokens),
+               detail::LoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
+                                       detail::folded_load(sums, r.shape), r.shape.group, weight,
+                                       g.logits},
+               1);
   }
   friend constexpr bool operator==(const NoisyLoad&, const NoisyLoad&) = default;
 
  private:
   template <Backend B>
   static detail::LoadDistance<B> distance(const SparseRouting<B>& r) {
-    return {r.logits, r.noisy_logits, static_cast<typename B::Scalar>(r.noise_std)};
+    return {r.logits, r.noisy_logits, static_cast<typename B::Scalar>(1 / r.noise_std)};
   }
 };
 

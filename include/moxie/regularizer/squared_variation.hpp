@@ -22,28 +22,25 @@ struct SquaredVariation {
   T mean = 0;
   T variance = 0;
   T epsilon = 0;
-  T divisor = 1;  // of the variance
-  Index n = 0;
+  // The derivative is slope (x - mean) - shift.
+  T slope = 0;
+  T shift = 0;
 
-  MOXIE_HD SquaredVariation(const T* v, Index count, Variation form = {})
-      : epsilon(static_cast<T>(form.epsilon)), n(count) {
-    const Index free = form.unbiased && n > 1 ? n - 1 : n;
-    divisor = static_cast<T>(free);
+  MOXIE_HD SquaredVariation(const T* v, Index n, Variation form = {})
+      : epsilon(static_cast<T>(form.epsilon)) {
+    const T divisor = static_cast<T>(form.unbiased && n > 1 ? n - 1 : n);
     for (Index i = 0; i < n; ++i) mean += v[i];
     mean /= static_cast<T>(n);
     for (Index i = 0; i < n; ++i) variance += (v[i] - mean) * (v[i] - mean);
     variance /= divisor;
+    if (mean == 0) return;
+    const T square = mean * mean + epsilon;
+    slope = T(2) / (divisor * square);
+    shift = T(2) / static_cast<T>(n) * (variance / square) * (mean / square);
   }
   MOXIE_HD T value() const { return mean != 0 ? variance / (mean * mean + epsilon) : T(0); }
   /// d CV^2 / d v, for the element that is x.
-  MOXIE_HD T derivative(T x) const {
-    if (mean == 0) return 0;
-    const T count = static_cast<T>(n);
-    if (epsilon == 0)
-      return 2 * (x - mean) / (divisor * mean * mean) - 2 * variance / (count * mean * mean * mean);
-    const T square = mean * mean + epsilon;
-    return 2 * (x - mean) / (divisor * square) - 2 * variance * mean / (count * square * square);
-  }
+  MOXIE_HD MOXIE_INLINE T derivative(T x) const { return slope * (x - mean) - shift; }
 };
 
 /// CV^2 of the E sums of a group.
@@ -57,10 +54,9 @@ struct VariationLoss {
   }
 };
 
-/// d_probs of the mean over groups of CV^2 of the probabilities' sums.
+/// d_probs of the mean over groups of CV^2 of the probabilities' sums, for a block of tokens.
 template <Backend B>
 struct VariationBackward {
-  static constexpr bool one_level = true;
   ConstVector<B> sums;
   ConstIntVector<B> mask;
   Index group;
@@ -68,14 +64,19 @@ struct VariationBackward {
   Variation form;
   Matrix<B> d_probs;
 
-  MOXIE_HD void operator()(Index t) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
     using T = typename B::Scalar;
-    if (mask && mask[t] == 0) return;
     const Index experts = d_probs.cols;
-    const T* own = sums.data + t / group * experts;
-    const SquaredVariation<T> cv(own, experts, form);
     const T scale = static_cast<T>(weight) / static_cast<T>(sums.size / experts);
-    for (Index e = 0; e < experts; ++e) d_probs(t, e) += scale * cv.derivative(own[e]);
+    for (TokenRun run(block_tokens<B>, i, d_probs.rows, group); run.any(); run.next()) {
+      const T* own = sums.data + run.group() * experts;
+      const SquaredVariation<T> cv(own, experts, form);
+      for (Index t = run.first; t < run.last; ++t) {
+        if (mask && mask[t] == 0) continue;
+        T* d = d_probs.row(t);
+        row_map(experts, d, [=](Index e) { return d[e] + scale * cv.derivative(own[e]); });
+      }
+    }
   }
 };
 

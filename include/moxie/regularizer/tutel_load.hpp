@@ -13,46 +13,60 @@ namespace detail {
 template <Backend B>
 struct TutelDistance {
   ConstMatrix<B> probs, noisy_logits;
-  typename B::Scalar std_dev;
+  typename B::Scalar inverse;  // 1 / sigma
 
-  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
-    return (probs(t, e) - noisy_logits(t, last)) / std_dev;
+  struct Token {
+    const typename B::Scalar* probs;
+    typename B::Scalar threshold, inverse;
+
+    MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index e) const {
+      return (probs[e] - threshold) * inverse;
+    }
+  };
+  MOXIE_HD MOXIE_INLINE Token of(Index t, Index last) const {
+    return {probs.row(t), noisy_logits(t, last), inverse};
   }
 };
 template <Backend B>
 struct TutelLoadTerm {
-  TutelDistance<B> z;
+  TutelDistance<B> distance;
 
-  MOXIE_HD typename B::Scalar operator()(Index t, Index last, Index e) const {
-    return math::normal_distribution(z(t, last, e));
-  }
+  struct Token {
+    typename TutelDistance<B>::Token z;
+
+    MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index e) const {
+      return math::normal_distribution(z(e));
+    }
+  };
+  MOXIE_HD MOXIE_INLINE Token of(Index t, Index last) const { return {distance.of(t, last)}; }
 };
 template <Backend B>
 struct TutelLoadBackward {
-  static constexpr bool one_level = true;
   LoadThreshold<B> threshold;
-  TutelDistance<B> z;
+  TutelDistance<B> distance;
   ConstVector<B> sums;
   Index group;
   double weight;
   Variation form;
   Matrix<B> d_probs, d_logits;
 
-  MOXIE_HD void operator()(Index t) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
     using T = typename B::Scalar;
-    const Index last = threshold(t);
-    if (last < 0) return;
     const Index experts = d_probs.cols;
-    const T* own = sums.data + t / group * experts;
-    const SquaredVariation<T> cv(own, experts, form);
-    const T scale = static_cast<T>(weight) / static_cast<T>(sums.size / experts);
-    T to_threshold = 0;
-    for (Index e = 0; e < experts; ++e) {
-      const T d = math::normal_density(z(t, last, e)) * scale * cv.derivative(own[e]) / z.std_dev;
-      d_probs(t, e) += d;
-      to_threshold += d;
+    const T scale =
+        static_cast<T>(weight) / static_cast<T>(sums.size / experts) * distance.inverse;
+    for (TokenRun run(block_tokens<B>, i, d_probs.rows, group); run.any(); run.next()) {
+      const T* own = sums.data + run.group() * experts;
+      const SquaredVariation<T> cv(own, experts, form);
+      for (Index t = run.first; t < run.last; ++t) {
+        const Index last = threshold(t);
+        if (last < 0) continue;
+        const auto z = distance.of(t, last);
+        d_logits(t, last) -= row_add(experts, d_probs.row(t), [=](Index e) {
+          return math::normal_density(z(e)) * (scale * cv.derivative(own[e]));
+        });
+      }
     }
-    d_logits(t, last) -= to_threshold;
   }
 };
 }  // namespace detail
@@ -90,9 +104,11 @@ struct TutelLoad {
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
     if (!(r.noise_std > 0)) return;
-    b.for_each(r.shape.tokens,
+    b.for_each(detail::token_blocks<B>(r.shape.tokens),
                detail::TutelLoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
-                                            detail::folded_load(sums, r.shape), r.shape.group, weight, variation, g.probs, g.logits});
+                                            detail::folded_load(sums, r.shape), r.shape.group,
+                                            weight, variation, g.probs, g.logits},
+               1);
   }
   friend constexpr bool operator==(const TutelLoad&, const TutelLoad&) = default;
 
@@ -101,7 +117,7 @@ struct TutelLoad {
 
   template <Backend B>
   static detail::TutelDistance<B> distance(const SparseRouting<B>& r) {
-    return {r.probs, r.noisy_logits, static_cast<typename B::Scalar>(r.noise_std)};
+    return {r.probs, r.noisy_logits, static_cast<typename B::Scalar>(1 / r.noise_std)};
   }
 };
 

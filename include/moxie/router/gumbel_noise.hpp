@@ -1,32 +1,9 @@
 #pragma once
 
 #include "moxie/core/error.hpp"
-#include "moxie/core/math.hpp"
-#include "moxie/router/concept.hpp"
+#include "moxie/router/add_draws.hpp"
 
 namespace moxie {
-
-namespace detail {
-template <Backend B>
-struct AddGumbel {
-  static constexpr bool one_level = true;
-  ConstMatrix<B> in;
-  Matrix<B> out;
-  Random random;
-  Index first_token;  // of the whole batch, however it is split over passes
-  double scale;
-
-  MOXIE_HD void operator()(Index t, Index e) const {
-    // In the open interval (0, 1), so that both logarithms are finite.
-    const double u = (static_cast<double>(random.bits(static_cast<std::uint64_t>(first_token + t),
-                                                      static_cast<std::uint64_t>(e))) +
-                      0.5) *
-                     (1.0 / 4294967296.0);
-    const double gumbel = -math::log(-math::log(u));
-    out(t, e) = in(t, e) + static_cast<typename B::Scalar>(scale * gumbel);
-  }
-};
-}  // namespace detail
 
 /// Adds scale * Gumbel(0, 1) to every logit in training, a fresh draw for each step; none in evaluation. With scale 1 the
 /// best expert is then a draw from the softmax, and the k best are draws without replacement. The noise's standard
@@ -44,8 +21,7 @@ struct GumbelNoise {
   template <Backend B>
   double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
     check(in.cols);
-    b.for_each(in.rows, in.cols,
-               detail::AddGumbel<B>{in, out, ctx.random("router noise"), ctx.first_token, scale});
+    detail::add_draws<detail::GumbelStrip>(b, ctx, scale, in, out);
     return scale * 1.2825498301618641;  // pi / sqrt(6)
   }
 

@@ -1,27 +1,9 @@
 #pragma once
 
 #include "moxie/core/error.hpp"
-#include "moxie/router/concept.hpp"
+#include "moxie/router/add_draws.hpp"
 
 namespace moxie {
-
-namespace detail {
-template <Backend B>
-struct AddNormal {
-  static constexpr bool one_level = true;
-  ConstMatrix<B> in;
-  Matrix<B> out;
-  Random random;
-  Index first_token;  // of the whole batch, however it is split over passes
-  double std_dev;
-
-  MOXIE_HD void operator()(Index t, Index e) const {
-    const double z = random.normal(static_cast<std::uint64_t>(first_token + t),
-                                   static_cast<std::uint64_t>(e));
-    out(t, e) = in(t, e) + static_cast<typename B::Scalar>(std_dev * z);
-  }
-};
-}  // namespace detail
 
 /// Adds N(0, (std / E)^2) to every logit in training, a fresh draw for each step; none in evaluation.
 /// The division by E is V-MoE's; `per_expert = false` leaves it out, as Soft MoE does.
@@ -42,8 +24,7 @@ struct GaussianNoise {
   template <Backend B>
   double add(B& b, const Context<B>& ctx, ConstMatrix<B> in, Matrix<B> out) const {
     const double s = scale(in.cols);
-    b.for_each(in.rows, in.cols,
-               detail::AddNormal<B>{in, out, ctx.random("router noise"), ctx.first_token, s});
+    detail::add_draws<detail::NormalStrip>(b, ctx, s, in, out);
     return s;
   }
 
