@@ -32,7 +32,7 @@ MOXIE_HD MOXIE_INLINE constexpr double select(bool c, double a, double b) {
                               (detail::bits<std::int64_t>(b) & ~mask));
 }
 
-template <std::floating_point T>
+template <class T>
 MOXIE_HD MOXIE_INLINE constexpr T maximum(T a, T b) {
   return a < b ? b : a;  // what a machine's maximum computes; as a mask it would stay scalar
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "moxie/core/strip.hpp"
 
 namespace moxie::detail {
@@ -7,7 +9,7 @@ namespace moxie::detail {
 /// to[j] = value(j) for j < n. A strip of values is complete before the first of it is stored, so
 /// that the compiler need not know whether `to` overlaps what `value` reads; `to` may be what
 /// `value(j)` reads at j.
-template <class T, class F>
+template <Index Rest = 1, class T, class F>
 MOXIE_HD MOXIE_INLINE void row_map(Index n, T* to, const F& value) {
   Index j = 0;
   for (; j + strip <= n; j += strip) {
@@ -15,27 +17,42 @@ MOXIE_HD MOXIE_INLINE void row_map(Index n, T* to, const F& value) {
     for (Index s = 0; s < strip; ++s) part[s] = value(j + s);
     for (Index s = 0; s < strip; ++s) to[j + s] = part[s];
   }
+  if constexpr (Rest > 1) {
+    for (; j + Rest <= n; j += Rest) {
+      T part[static_cast<std::size_t>(Rest)];
+      for (Index s = 0; s < Rest; ++s) part[s] = value(j + s);
+      for (Index s = 0; s < Rest; ++s) to[j + s] = part[s];
+    }
+  }
   for (; j < n; ++j) to[j] = value(j);
 }
 
-/// to[j] += value(j) for j < n, as row_map; returns the sum of value(j) in the order of strip_sum.
-template <class T, class F>
-MOXIE_HD MOXIE_INLINE T row_add(Index n, T* to, const F& value) {
+/// to[j] = value(j), or += with `Add`, as row_map; returns the sum of value(j) in the order of strip_sum.
+template <bool Add, class T, class F>
+MOXIE_HD MOXIE_INLINE T row_map_sum(Index n, T* to, const F& value) {
   T sum[strip] = {};
   Index j = 0;
   for (; j + strip <= n; j += strip) {
     T part[strip];
     for (Index s = 0; s < strip; ++s) part[s] = value(j + s);
-    for (Index s = 0; s < strip; ++s) to[j + s] += part[s];
+    for (Index s = 0; s < strip; ++s) to[j + s] = Add ? to[j + s] + part[s] : part[s];
     for (Index s = 0; s < strip; ++s) sum[s] += part[s];
   }
-  for (Index s = 0; j + s < n; ++s) {
+  Index s = 0;
+  if (j + half_strip <= n) {
+    T part[half_strip];
+    for (Index k = 0; k < half_strip; ++k) part[k] = value(j + k);
+    for (Index k = 0; k < half_strip; ++k) to[j + k] = Add ? to[j + k] + part[k] : part[k];
+    for (Index k = 0; k < half_strip; ++k) sum[k] += part[k];
+    s = half_strip;
+  }
+  for (; j + s < n; ++s) {
     const T part = value(j + s);
-    to[j + s] += part;
+    to[j + s] = Add ? to[j + s] + part : part;
     sum[s] += part;
   }
   for (Index width = strip / 2; width > 0; width /= 2)
-    for (Index s = 0; s < width; ++s) sum[s] += sum[s + width];
+    for (Index k = 0; k < width; ++k) sum[k] += sum[k + width];
   return sum[0];
 }
 

@@ -304,6 +304,18 @@ struct SinkhornPlan {
     row_map(plan.cols, row, [=](Index e) { return math::exp(row[e] + f + potential[e]); });
   }
 };
+/// Z in the plan's memory, the potentials that the iteration starts from, and the targets.
+template <Backend B>
+void begin_sinkhorn(B& b, ConstMatrix<B> logits, ConstIntVector<B> mask,
+                    const SinkhornOptions& options, const SinkhornMemory<B>& m, Matrix<B> plan) {
+  const Index group = options.group;
+  const Index groups = logits.rows / group;
+  const auto epsilon = static_cast<typename B::Scalar>(options.epsilon);
+  b.for_each(logits.rows, SinkhornCenter<B>{logits, mask, epsilon, plan, m.token});
+  b.for_each(groups * sinkhorn_chunks(group), SinkhornChunkTop<B>{mask, group, m});
+  b.for_each(groups, SinkhornGroup<B>{group, m});
+  b.for_each(logits.rows, SinkhornStart<B>{mask, group, epsilon, m});
+}
 }  // namespace detail
 
 /// plan = exp(logits / epsilon + f 1^T + 1 g^T) for each group: the entropy-regularized transport plan with marginals
@@ -312,8 +324,8 @@ struct SinkhornPlan {
 ///
 /// logits, plan: [T, E], different memory; T a multiple of options.group; mask: [T] or empty. In the log domain: a
 /// number added to all logits of a group changes nothing, and nothing overflows. Rows of any size and thread count give
-/// the same bits. Cost: 2 exponentials an entry and iteration. Does not block: with a tolerance, groups that are done
-/// are skipped.
+/// the same bits. Cost: 2 exponentials an entry and iteration, 1 on a CPU (backend/cpu/sinkhorn.hpp). Does not block:
+/// with a tolerance, groups that are done are skipped.
 /// Source: Cuturi, "Sinkhorn Distances", arXiv 1306.0895; Clark et al., arXiv 2202.01169.
 struct Sinkhorn {
   template <Backend B>
@@ -325,19 +337,14 @@ struct Sinkhorn {
   template <Backend B>
   static void generic(B& b, ConstMatrix<B> logits, ConstIntVector<B> mask,
                       const SinkhornOptions& options, const SinkhornMemory<B>& m, Matrix<B> plan) {
-    using T = typename B::Scalar;
     const Index tokens = logits.rows;
     const Index group = options.group;
     if (tokens == 0) return;
     const Index groups = tokens / group;
     const Index chunks = groups * detail::sinkhorn_chunks(group);
     const Index strips = detail::sinkhorn_strips(logits.cols);
-    const auto epsilon = static_cast<T>(options.epsilon);
     const bool stops = options.tolerance > 0;
-    b.for_each(tokens, detail::SinkhornCenter<B>{logits, mask, epsilon, plan, m.token});
-    b.for_each(chunks, detail::SinkhornChunkTop<B>{mask, group, m});
-    b.for_each(groups, detail::SinkhornGroup<B>{group, m});
-    b.for_each(tokens, detail::SinkhornStart<B>{mask, group, epsilon, m});
+    detail::begin_sinkhorn(b, logits, mask, options, m, plan);
     for (Index i = 0; i < options.iterations; ++i) {
       b.for_each(chunks * strips, detail::SinkhornColumns<B>{plan, mask, group, m}, 1);
       b.for_each(groups, plan.cols, detail::SinkhornExpert<B>{group, m, stops ? m.next : m.expert});

@@ -16,10 +16,11 @@ struct SoftmaxRow {
     using T = typename B::Scalar;
     const T* from = in.row(r);
     T* to = out.row(r);
-    const T peak = strip_maximum<T>(in.cols, [=](Index j) { return from[j]; });
-    row_map(in.cols, to, [=](Index j) { return math::exp(from[j] - peak); });
-    const T scale = T(1) / strip_sum<T>(in.cols, [=](Index j) { return to[j]; });
-    row_map(in.cols, to, [=](Index j) { return to[j] * scale; });
+    const T peak = strip_maximum<T, half_strip>(in.cols, [=](Index j) { return from[j]; });
+    const T scale = T(1) / row_map_sum<false>(in.cols, to, [=](Index j) {
+                      return math::exp(from[j] - peak);
+                    });
+    row_map<half_strip>(in.cols, to, [=](Index j) { return to[j] * scale; });
   }
 };
 
@@ -34,11 +35,11 @@ struct SoftmaxRowBackward {
     const T* value = p.row(r);
     const T* d = dp.row(r);
     T* to = dx.row(r);
-    const T inner = strip_sum<T>(p.cols, [=](Index j) { return value[j] * d[j]; });
+    const T inner = strip_sum<T, half_strip>(p.cols, [=](Index j) { return value[j] * d[j]; });
     if (accumulate) {
-      row_map(p.cols, to, [=](Index j) { return to[j] + value[j] * (d[j] - inner); });
+      row_map<half_strip>(p.cols, to, [=](Index j) { return to[j] + value[j] * (d[j] - inner); });
     } else {
-      row_map(p.cols, to, [=](Index j) { return value[j] * (d[j] - inner); });
+      row_map<half_strip>(p.cols, to, [=](Index j) { return value[j] * (d[j] - inner); });
     }
   }
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moxie/core/strip.hpp"
 #include "moxie/ops/accelerate.hpp"
 #include "moxie/ops/rank.hpp"
 
@@ -8,27 +9,60 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct TopKRow {
-  static constexpr bool one_level = true;
+  using T = typename B::Scalar;
+  using Id = std::int32_t;
   ConstMatrix<B> scores;
   ConstIntVector<B> mask;
   IntMatrix<B> choice;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    std::int32_t* best = choice.row(r);
+    Id* best = choice.row(r);
     const Index k = choice.cols;
     if (mask && mask[r] == 0) {
       for (Index j = 0; j < k; ++j) best[j] = -1;
       return;
     }
-    const auto* score = scores.row(r);
-    // Insertion into a list of at most k: an equal score stays behind the lower index.
+    const T* score = scores.row(r);
+    T bound = static_cast<T>(__builtin_huge_val());
+    Id last = -1;
+    for (Index j = 0; j < k; ++j) {
+      last = next(score, bound, last);
+      if (last < 0) return insert(score, best);
+      best[j] = last;
+      bound = score[last];
+    }
+  }
+
+ private:
+  /// The column that ranks right behind `last`, whose score is `bound`, by two passes that become vectors; -1 if there
+  /// is none but minus infinity and NaN.
+  MOXIE_HD MOXIE_INLINE Id next(const T* score, T bound, Id last) const {
+    const Index n = scores.cols;
+    const auto behind = [=](Index e) {
+      return (score[e] < bound) | ((score[e] == bound) & (static_cast<Id>(e) > last));
+    };
+    const T peak = strip_maximum<T, half_strip>(
+        n, [=](Index e) { return math::select(behind(e), score[e], math::lowest<T>()); });
+    // The lowest column of those with that score: the largest of n - e.
+    const Id found = strip_maximum<Id, half_strip>(
+        n,
+        [=](Index e) {
+          const Id is = -static_cast<Id>(behind(e) & (score[e] == peak));
+          return is & (static_cast<Id>(n) - static_cast<Id>(e));
+        },
+        0);
+    return found > 0 ? static_cast<Id>(n) - found : Id(-1);
+  }
+  /// Insertion into a list of at most k: an equal score stays behind the lower index.
+  MOXIE_HD void insert(const T* score, Id* best) const {
+    const Index k = choice.cols;
     Index held = 0;
     for (Index e = 0; e < scores.cols; ++e) {
-      const auto s = score[e];
+      const T s = score[e];
       if (held == k && !(s > score[best[k - 1]])) continue;
       Index at = held < k ? held++ : k - 1;
       for (; at > 0 && s > score[best[at - 1]]; --at) best[at] = best[at - 1];
-      best[at] = static_cast<std::int32_t>(e);
+      best[at] = static_cast<Id>(e);
     }
   }
 };

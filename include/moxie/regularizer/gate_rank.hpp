@@ -28,7 +28,7 @@ template <class T>
 MOXIE_HD MOXIE_INLINE Index ranked_above(const T* logits, Index experts, Index e) {
   const T own = logits[e];
   const auto at = static_cast<std::int32_t>(e);
-  return strip_sum<std::int32_t>(experts, [=](Index j) {
+  return strip_sum<std::int32_t, half_strip>(experts, [=](Index j) {
     const T other = logits[j];
     return static_cast<std::int32_t>(other > own) |
            (static_cast<std::int32_t>(other == own) &

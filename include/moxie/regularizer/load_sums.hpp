@@ -25,7 +25,7 @@ struct LoadPartSum {
       const Index last = threshold(t);
       if (last < 0) continue;
       const auto of_token = term.of(t, last);
-      row_map(experts, own, [=](Index e) { return own[e] + of_token(e); });
+      row_map<half_strip>(experts, own, [=](Index e) { return own[e] + of_token(e); });
     }
   }
 };

@@ -63,7 +63,7 @@ struct LoadBackward {
         if (last < 0) continue;
         const auto z = distance.of(t, last);
         // The threshold moves with its own logit: it is not detached.
-        d_logits(t, last) -= row_add(experts, d_logits.row(t), [=](Index e) {
+        d_logits(t, last) -= row_map_sum<true>(experts, d_logits.row(t), [=](Index e) {
           return math::normal_density(z(e)) * (scale * cv.derivative(own[e]));
         });
       }

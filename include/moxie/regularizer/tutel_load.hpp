@@ -62,7 +62,7 @@ struct TutelLoadBackward {
         const Index last = threshold(t);
         if (last < 0) continue;
         const auto z = distance.of(t, last);
-        d_logits(t, last) -= row_add(experts, d_probs.row(t), [=](Index e) {
+        d_logits(t, last) -= row_map_sum<true>(experts, d_probs.row(t), [=](Index e) {
           return math::normal_density(z(e)) * (scale * cv.derivative(own[e]));
         });
       }

@@ -23,11 +23,11 @@ struct AddDraws {
   Index first_token;  // of the whole batch
   double scale;
 
-  MOXIE_HD MOXIE_INLINE void operator()(Index strip) const {
+  MOXIE_HD MOXIE_INLINE void operator()(Index index) const {
     using T = typename B::Scalar;
     constexpr Index width = draw_blocks<B>;
     const Index row_blocks = (in.cols + 3) / 4;
-    const Index first = strip * width;
+    const Index first = index * width;
     std::uint64_t i[static_cast<std::size_t>(width)];
     std::uint64_t j[static_cast<std::size_t>(width)];
     Index t = first / row_blocks;

@@ -4,6 +4,7 @@
 
 #include "moxie/backend/cpu/attention.hpp"
 #include "moxie/backend/cpu/options.hpp"
+#include "moxie/backend/cpu/sinkhorn.hpp"
 
 namespace moxie {
 
@@ -43,6 +44,12 @@ class CpuTwins {
       return AttentionBackward::generic(static_cast<B&>(*this), shape, q, k, v, d_o, memory, dq, dk,
                                         dv);
     CpuAttention<T>{self(), shape}.backward(q, k, v, d_o, memory.kept, memory.working, dq, dk, dv);
+  }
+
+  template <class B>
+  void run(const Sinkhorn&, MatrixView<const T> logits, ConstIntVector<B> mask,
+           const SinkhornOptions& options, const SinkhornMemory<B>& memory, MatrixView<T> plan) {
+    cpu_sinkhorn<B>(static_cast<B&>(*this), logits, mask, options, memory, plan);
   }
 
  protected:
