@@ -343,8 +343,8 @@ TEST_CASE_TEMPLATE("no tokens, no plan", B, MOXIE_TEST_BACKENDS) {
   CHECK(gradient_of(backend, {}, {}, 3, 0).empty());
 }
 
-TEST_CASE_TEMPLATE("the CPU's own Sinkhorn gives the plan of the generic one", B, CpuBackend<double>,
-                   CpuBackend<float>) {
+TEST_CASE_TEMPLATE("the CPU's own Sinkhorn gives the plan of the generic one", B,
+                   CpuBackend<double>, CpuBackend<float>) {
   B backend;
   Draw draw(11);
   const double near = sizeof(typename B::Scalar) == sizeof(double) ? 1e-10 : 2e-4;

@@ -38,7 +38,8 @@ TEST_CASE_TEMPLATE("top_k_rows is a stable sort in descending order, cut after k
     std::vector<double> scores;  // of a few values, so that many are equal
     for (Index i = 0; i < rows * columns; ++i)
       scores.push_back(std::round(draw.normal() * (i < columns ? 0.1 : 4)));
-    for (const Index k : {Index{1}, std::min<Index>(2, columns), std::min<Index>(5, columns), columns}) {
+    for (const Index most : {Index{1}, Index{2}, Index{5}, columns}) {
+      const Index k = std::min(most, columns);
       const auto got = top_k<B>(scores, columns, k);
       for (Index r = 0; r < rows; ++r) {
         std::vector<std::int32_t> order;

@@ -121,8 +121,8 @@ struct NormalStrip {
                                          double (&out)[4][static_cast<std::size_t>(N)]) {
     for (int pair = 0; pair < 2; ++pair)
       for (Index s = 0; s < N; ++s) {
-        const double square =
-            -2.0 * log_of_normal(times, open_uniform(bits.word[2 * pair][s]));  // exact: a power of 2
+        const double log_u = log_of_normal(times, open_uniform(bits.word[2 * pair][s]));
+        const double square = -2.0 * log_u;  // exact
         const double radius = root_of_normal(times, square);
         double cosine;
         double sine;

@@ -74,7 +74,8 @@ struct VariationBackward {
       for (Index t = run.first; t < run.last; ++t) {
         if (mask && mask[t] == 0) continue;
         T* d = d_probs.row(t);
-        row_map<half_strip>(experts, d, [=](Index e) { return d[e] + scale * cv.derivative(own[e]); });
+        row_map<half_strip>(experts, d,
+                            [=](Index e) { return d[e] + scale * cv.derivative(own[e]); });
       }
     }
   }
