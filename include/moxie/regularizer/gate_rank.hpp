@@ -37,7 +37,7 @@ MOXIE_HD MOXIE_INLINE Index ranked_above(const T* logits, Index experts, Index e
 }
 /// The k-th best expert; `guess` is taken where it is right, which one look at each expert tells.
 template <class T>
-MOXIE_HD Index kth_best(const T* logits, Index experts, Index k, Index guess) {
+MOXIE_HD MOXIE_INLINE Index kth_best(const T* logits, Index experts, Index k, Index guess) {
   if (guess >= 0 && ranked_above(logits, experts, guess) == k - 1) return guess;
   return kth_best(logits, experts, k);
 }
