@@ -15,16 +15,8 @@ struct Philox {
     std::uint32_t v[4];
   };
 
-  MOXIE_HD MOXIE_INLINE static constexpr Block block(std::uint32_t c0, std::uint32_t c1,
-                                                     std::uint32_t c2, std::uint32_t c3,
-                                                     std::uint32_t k0, std::uint32_t k1) {
-    Block c{{c0, c1, c2, c3}};
-    rounds<10>(c, k0, k1);
-    return c;
-  }
-
  private:
-  /// Written out: a loop over blocks then has none inside and is made of vectors.
+  /// Written out: a loop over blocks then has none inside and is made of vectors. (Clang wants it before `block`.)
   template <int Left>
   MOXIE_HD MOXIE_INLINE static constexpr void rounds(Block& c, std::uint32_t k0, std::uint32_t k1) {
     const std::uint64_t a = std::uint64_t{0xD2511F53U} * c.v[0];
@@ -32,6 +24,15 @@ struct Philox {
     c = {{static_cast<std::uint32_t>(b >> 32U) ^ c.v[1] ^ k0, static_cast<std::uint32_t>(b),
           static_cast<std::uint32_t>(a >> 32U) ^ c.v[3] ^ k1, static_cast<std::uint32_t>(a)}};
     if constexpr (Left > 1) rounds<Left - 1>(c, k0 + 0x9E3779B9U, k1 + 0xBB67AE85U);
+  }
+
+ public:
+  MOXIE_HD MOXIE_INLINE static constexpr Block block(std::uint32_t c0, std::uint32_t c1,
+                                                     std::uint32_t c2, std::uint32_t c3,
+                                                     std::uint32_t k0, std::uint32_t k1) {
+    Block c{{c0, c1, c2, c3}};
+    rounds<10>(c, k0, k1);
+    return c;
   }
 };
 
