@@ -11,9 +11,15 @@ namespace moxie {
 /// not keep the promise of CpuBackend::batch_invariant.
 enum class Product { own, eigen };
 
+/// Copies of expert weights that outlive a pass. `none`: products pack what they need. `packed`: tapes made without gradients
+/// of weights keep the weights packed beside the parameters, as much memory again (twice with gradients of the input), made
+/// anew in the first pass after a change.
+enum class WeightCopies { none, packed };
+
 struct CpuOptions {
   std::optional<Level> level{};    ///< instead of the widest of this machine
   Product product = Product::own;
+  WeightCopies copies = WeightCopies::packed;
 };
 
 }  // namespace moxie
