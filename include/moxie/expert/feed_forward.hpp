@@ -41,11 +41,11 @@ struct FeedForward {
     const Index out = output_width(s.width);
     const Scope<B> one = scope / "Mlp" / "Dense_0";
     const Scope<B> two = scope / "Mlp" / "Dense_1";
-    state.w1.id = one.add_experts("kernel", {s.experts, s.width, hidden},
-                               Initializer::xavier_uniform(s.width, hidden), same_experts);
+    state.w1 = {one.add_experts("kernel", {s.experts, s.width, hidden},
+                                Initializer::xavier_uniform(s.width, hidden), same_experts)};
     state.b1 = one.add_experts("bias", {s.experts, hidden}, Initializer::normal(1e-6), same_experts);
-    state.w2.id = two.add_experts("kernel", {s.experts, hidden, out},
-                               Initializer::xavier_uniform(hidden, out), same_experts);
+    state.w2 = {two.add_experts("kernel", {s.experts, hidden, out},
+                                Initializer::xavier_uniform(hidden, out), same_experts)};
     state.b2 = two.add_experts("bias", {s.experts, out}, Initializer::normal(1e-6), same_experts);
   }
   template <Backend B>

@@ -88,11 +88,11 @@ struct GatedFeedForward {
     const Scope<B> one = scope / "Mlp" / "Dense_0";
     const Scope<B> two = scope / "Mlp" / "Dense_1";
     const Initializer small = Initializer::normal(1e-6);
-    state.w1.id = one.add_experts("kernel", {s.experts, s.width, 2 * hidden},
-                               Initializer::xavier_uniform(s.width, hidden), same_experts);
+    state.w1 = {one.add_experts("kernel", {s.experts, s.width, 2 * hidden},
+                                Initializer::xavier_uniform(s.width, hidden), same_experts)};
     if (bias) state.b1 = one.add_experts("bias", {s.experts, 2 * hidden}, small, same_experts);
-    state.w2.id = two.add_experts("kernel", {s.experts, hidden, out},
-                               Initializer::xavier_uniform(hidden, out), same_experts);
+    state.w2 = {two.add_experts("kernel", {s.experts, hidden, out},
+                                Initializer::xavier_uniform(hidden, out), same_experts)};
     if (bias) state.b2 = two.add_experts("bias", {s.experts, out}, small, same_experts);
   }
   template <Backend B>

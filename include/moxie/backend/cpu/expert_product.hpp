@@ -36,14 +36,14 @@ TileEnd tile_end(const End& end) {
   }
 }
 
-/// Scratch of one worker in the products of experts, bytes: a packed panel of the weights [D, H] or [H, O]; with gradients of
+/// Scratch of one worker in the products of experts, bytes: two packed panels of weights [D, H] or [H, O]; with gradients of
 /// weights also a packed block of activations and packed panels of gradients (ExpertWeightsTask).
 /// `rows`: of all experts; `widest`: the larger of D, H and O.
 template <class T>
 constexpr Index expert_scratch_bytes(Index rows, Index widest, bool weights) {
-  const Index panel = widest * panel_bytes;
+  const Index panels = 2 * widest * panel_bytes;
   const Index size = static_cast<Index>(sizeof(T));
-  return divide_up(weights ? larger(panel, ExpertWeightsTask<T>::size(rows, widest, widest) * size) : panel, 256) *
+  return divide_up(weights ? larger(panels, ExpertWeightsTask<T>::size(rows, widest, widest) * size) : panels, 256) *
          256;
 }
 

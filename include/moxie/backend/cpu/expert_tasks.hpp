@@ -58,7 +58,7 @@ struct ExpertTask {
   MatrixView<const T> w;
   Op op;
   const T* packed;  // null: not packed
-  T* scratch;       // room for a panel
+  T* scratch;       // room for two panels
   MatrixView<T> out;
   const std::int32_t* offset;
   Index inner;
@@ -67,11 +67,6 @@ struct ExpertTask {
   Index packed_elements;  // of all experts
   Index e, first_col, last_col;
 
-#ifndef SP
-#define SP 512
-#define SO 4
-#define PA 2
-#endif
 
   template <class L>
   MOXIE_INLINE void operator()(L) const {
@@ -79,83 +74,109 @@ struct ExpertTask {
     constexpr Index vector = lanes<T, L>;
     constexpr int most = panel_vectors<L>;
     // A stretch of rows at a time: the addresses of its pages, and half of it, stay in the second level's caches.
-    const Index fit = SP * 1024 / (larger(inner, 1) * static_cast<Index>(sizeof(T)));
-    const Index stretch = larger(fit / 24, 1) * 24 * (packed != nullptr ? 1 : SO);
+    const Index fit = stretch_bytes / (larger(inner, 1) * static_cast<Index>(sizeof(T)));
+    const Index stretch = larger(fit / 24, 1) * 24 * (packed != nullptr ? 1 : 4);
+    Scratch memory{scratch, scratch + inner * most * vector, 0};
     for (Index row = offset[e]; row < offset[e + 1]; row += stretch) {
       const Index rows = smaller(stretch, offset[e + 1] - row);
       for (Index j = first_col; j < last_col; j += most * vector) {
         const Index left = divide_up(out.cols - j, vector);
         if (most >= 3 && left >= 3) {
-          run<L, 3 <= most ? 3 : 1>(row, rows, j);
+          run<L, 3 <= most ? 3 : 1>(memory, row, rows, j);
         } else if (most >= 2 && left >= 2) {
-          run<L, 2 <= most ? 2 : 1>(row, rows, j);
+          run<L, 2 <= most ? 2 : 1>(memory, row, rows, j);
         } else {
-          run<L, 1>(row, rows, j);
+          run<L, 1>(memory, row, rows, j);
         }
       }
     }
   }
 
  private:
+  static constexpr Index stretch_bytes = 512 * 1024;
+
+  /// Packed panels of a task that packs: the one in use, and the next, of which `ready` steps are there.
+  struct Scratch {
+    T* here;
+    T* there;
+    Index ready;
+  };
+
   template <class L, int N>
-  MOXIE_INLINE void run(Index first_row, Index rows, Index j) const {
+  MOXIE_INLINE void run(Scratch& memory, Index first_row, Index rows, Index j) const {
     using Edge = EdgeTile<T, L, N>;
     constexpr Index height = Edge::height;
     constexpr Index width = Edge::width;
     constexpr Index line = 64 / static_cast<Index>(sizeof(T));
-    constexpr Index lines = divide_up(width, line);
     const Index cols = out.cols;
+    const Index size = packed_size<T>(inner, cols);
     const T* const weights = w.data + e * (op == Op::none ? inner : cols) * w.stride;
     // A copy pays from the third tile on: the first two would read it as often as it is written.
     const bool in_place = packed == nullptr && op == Op::none && rows <= 2 * height && cols - j >= width;
-    const T* panel = packed != nullptr ? packed + e * packed_size<T>(inner, cols) + j * inner
-                     : in_place        ? weights + j
-                                       : scratch;
+    const T* panel = packed != nullptr ? packed + e * size + j * inner : in_place ? weights + j : memory.here;
     if (packed == nullptr && !in_place) {
       if (op == Op::none && cols - j >= width) {
-        copy_panel<T, L, N>(weights + j, w.stride, inner, scratch);
+        copy_panel<T, L, N>(weights + memory.ready * w.stride + j, w.stride, inner - memory.ready,
+                            memory.here + memory.ready * width);
       } else {
-        pack_panel<T, L>({weights, w.stride, op, nullptr, nullptr}, 0, inner, j, cols, width, scratch);
+        pack_panel<T, L>({weights, w.stride, op, nullptr, nullptr}, 0, inner, j, cols, width, memory.here);
       }
+      memory.ready = 0;
     }
-    // The next panel is fetched while this one is used: its lines one after the other, as many in each tile; lines that are
-    // rows apart by the first tiles.
+    // What comes next is fetched while this panel is used, a share of it during each tile.
     const bool last_panel = j + width >= last_col;
-    const bool strided = packed == nullptr && op == Op::none;
+    const bool copies = packed == nullptr && op == Op::none && !in_place && !last_panel &&
+                        last_col - j >= 2 * width && N == panel_vectors<L>;
     const T* next = nullptr;
+    Index next_step = width;
     if (packed != nullptr) {
-      next = !last_panel                               ? panel + width * inner
-             : first_row + rows < offset[e + 1]        ? packed + e * packed_size<T>(inner, cols) + first_col * inner
-             : (e + 1) * packed_size<T>(inner, cols) < packed_elements
-                 ? packed + (e + 1) * packed_size<T>(inner, cols) + first_col * inner
-                 : nullptr;
+      if (!last_panel) {
+        next = panel + width * inner;
+      } else if (first_row + rows < offset[e + 1]) {
+        next = packed + e * size + first_col * inner;
+      } else if ((e + 1) * size < packed_elements) {
+        next = packed + (e + 1) * size + first_col * inner;
+      }
     } else if (!last_panel) {
-      next = strided ? weights + j + width : weights + (j + width) * w.stride;
+      next = op == Op::none ? weights + j + width : weights + (j + width) * w.stride;
+      if (op == Op::none) next_step = w.stride;
     }
-    const Index tiles = divide_up(rows, height);
-    const Index next_lines = next == nullptr ? 0 : strided ? 8 : divide_up(8 * lines, tiles);
-    const Index next_tile = strided ? line : divide_up(inner, 8) * next_lines * line;
+    const Index share = divide_up(divide_up(inner, divide_up(rows, height)), line) * line;
+    Index fetched = 0;
+
     Edge edge;
     typename Edge::Kernel tile{inner,   edge.from, 1,       panel,       in_place ? w.stride : width,
                                nullptr, 0,         edge.to, edge.factor, T(0), true, true};
-    tile.next_step = strided ? w.stride : line;
+    tile.next_step = next_step;
     for (Index i = 0; i < rows; i += height) {
       const Index row = first_row + i;
       const Index count = smaller(height, rows - i);
-      const Index number = i / height;
-      const bool fetches = !strided || number < lines;
-      tile.next = fetches ? next + number * next_tile : nullptr;
-      tile.next_lines = fetches ? next_lines : 0;
+      const bool fetches = next != nullptr && fetched < inner;
+      tile.next = fetches ? next + fetched * next_step : nullptr;
+      tile.next_rows = fetches ? divide_up(8 * share, larger(inner, 1)) : 0;
       for (Index r = 0; r < count; ++r) {
         edge.from[r] = x.row(row + r);
         edge.factor[r] = x.factor(row + r);
       }
       for (Index r = height; r < smaller(2 * height, rows - i); ++r) {
         const T* const soon = x.row(row + r);
-        for (Index k = 0; k < PA; ++k) __builtin_prefetch(soon + k * line);
+        __builtin_prefetch(soon);
+        __builtin_prefetch(soon + line);
       }
       edge.run(tile, out.row(row) + j, out.stride, count, cols - j);
       if (end.call != nullptr) end.call(end.end, level, e, row, count, j, smaller(width, cols - j));
+      // Rows of weights may lie so far apart that they displace each other: those just fetched are copied at once.
+      if (copies && fetches) {
+        const Index steps = smaller(share, inner - fetched);
+        copy_panel<T, L, N>(next + fetched * next_step, w.stride, steps, memory.there + fetched * width);
+        memory.ready = fetched + steps;
+      }
+      fetched += share;
+    }
+    if (copies) {
+      T* const free = memory.here;
+      memory.here = memory.there;
+      memory.there = free;
     }
   }
 };

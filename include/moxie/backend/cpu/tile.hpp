@@ -25,9 +25,9 @@ struct Tile {
   const T* alpha;  // one for each row
   T beta;
   bool first, last;
-  const T* next = nullptr;  // what will be read after this tile, fetched meanwhile: a line every `next_step` elements,
-  Index next_step = 0;      // `next_lines` of them in eight steps
-  Index next_lines = 0;
+  const T* next = nullptr;  // what will be read after this tile, fetched meanwhile: rows as wide as the tile every
+  Index next_step = 0;      // `next_step` elements, `next_rows` of them in eight steps
+  Index next_rows = 0;
   Index c_ahead = 0;  // the elements of c that are fetched begin so far behind the tile's own
 
   MOXIE_INLINE void operator()(L) const {
@@ -70,7 +70,10 @@ struct Tile {
         MOXIE_UNROLL
         for (int j = 0; j < N; ++j) __builtin_prefetch(soon + j * width);
       }
-      for (Index s = 0; s < next_lines; ++s, fetched += next_step) __builtin_prefetch(fetched, 0, 2);
+      for (Index s = 0; s < next_rows; ++s, fetched += next_step) {
+        MOXIE_UNROLL
+        for (int j = 0; j < N; ++j) __builtin_prefetch(fetched + j * width, 0, 2);
+      }
       for (; p != stop; p += left_step, right += right_step) {
         Array<V, N> factor;
         MOXIE_UNROLL
