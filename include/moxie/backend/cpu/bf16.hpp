@@ -2,9 +2,9 @@
 
 #include "moxie/backend/cpu/expert_tasks.hpp"
 
-/// Products of experts with weights kept in bf16 (8 bits of significand): half the memory, sums in float. Rows are rounded as
-/// well, in pairs: an element is the sum over pairs of a0 b0 + a1 b1. Where the machine has it, that is one instruction
-/// (AVX512-BF16); elsewhere both halves are widened in registers.
+/// Products of experts with weights kept in bf16 (8 bits of significand): half the memory, sums in float. Two steps of the inner
+/// dimension lie in one word. They are widened in registers, or, on machines that are faster so, the rows are rounded as well
+/// and pairs are multiplied and added by one instruction (AVX512-BF16).
 namespace moxie::detail {
 
 #if defined(__x86_64__) && !defined(__CUDACC__)
@@ -13,10 +13,18 @@ namespace moxie::detail {
   __attribute__((target("avx512bf16,avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c,bmi2"), noinline))
 #endif
 
-/// Whether this machine multiplies pairs of bf16.
+/// Whether this machine can multiply pairs of bf16.
 inline bool machine_has_dot() noexcept {
 #if defined(MOXIE_DOT_BF16)
   return machine_level() == Level::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+/// Whether that is faster: on a Sapphire Rapids it ran at half the rate of the multiply-adds it stands for (bench/diary.md).
+inline bool machine_prefers_dot() noexcept {
+#if defined(MOXIE_DOT_BF16)
+  return machine_has_dot() && __builtin_cpu_is("amd");
 #else
   return false;
 #endif
@@ -81,12 +89,12 @@ struct PackPairs {
   }
 };
 
-/// Sums of a tile of 8 rows (or fewer: L::tile_rows) and N vectors.
+/// Sums of a tile of L::tile_rows rows and N vectors.
 struct PairTile {
-  Index pairs;
-  const std::uint32_t* const* a;  // rows of pairs
-  const std::uint32_t* b;         // the panel
-  const std::uint32_t* next;      // read after this tile: rows of the panel's width, `next_rows` in eight steps; or null
+  Index inner;
+  const void* const* a;       // rows of floats, or of pairs for `dot_tile`
+  const std::uint32_t* b;     // the panel
+  const std::uint32_t* next;  // read after this tile: rows of the panel's width, `next_rows` in eight steps; or null
   Index next_rows;
   float* const* c;
   const float* alpha;
@@ -101,34 +109,58 @@ struct WidenedTile {
     using V = Vec<float, L>;
     using U = Vec<std::uint32_t, L>;
     constexpr Index width = lanes<float, L>;
+    constexpr Index ahead = 12;
+    constexpr Index fetch = 8;
     Array<Array<V, N>, rows> sum;
+    Array<const float*, rows> row;
     MOXIE_UNROLL
     for (int r = 0; r < rows; ++r) {
+      row[r] = static_cast<const float*>(t.a[r]);
       MOXIE_UNROLL
-      for (int j = 0; j < N; ++j) sum[r][j] = V{};
+      for (int j = 0; j < N; ++j) {
+        sum[r][j] = V{};
+        __builtin_prefetch(t.c[r] + j * width, 1);
+      }
     }
     const std::uint32_t* right = t.b;
-    for (Index p = 0; p < t.pairs; ++p, right += N * width) {
-      Array<V, N> low;
-      Array<V, N> high;
+    const std::uint32_t* fetched = t.next;
+    const Index end = t.inner / 2 * 2;
+    for (Index p = 0; p != end;) {
+      const Index stop = end - p > 2 * fetch ? p + 2 * fetch : end;
+      for (Index s = 0; s < fetch * N; ++s) __builtin_prefetch(right + ahead * N * width + s * width);
+      for (Index s = 0; s < t.next_rows * N; ++s, fetched += width) __builtin_prefetch(fetched, 0, 2);
+      for (; p != stop; p += 2, right += N * width) {
+        Array<V, N> factor;
+        MOXIE_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          MOXIE_UNROLL
+          for (int j = 0; j < N; ++j) {
+            U pair;
+            load(pair, right + j * width);
+            const U wide = half == 0 ? pair << 16U : pair & 0xffff0000U;
+            __builtin_memcpy(&factor[j], &wide, sizeof wide);
+          }
+          MOXIE_UNROLL
+          for (int r = 0; r < rows; ++r) {
+            const V x = row[r][p + half] - V{};
+            MOXIE_UNROLL
+            for (int j = 0; j < N; ++j) sum[r][j] += x * factor[j];
+          }
+        }
+      }
+    }
+    if (end != t.inner) {
       MOXIE_UNROLL
       for (int j = 0; j < N; ++j) {
         U pair;
+        V factor;
         load(pair, right + j * width);
-        const U shifted = pair << 16U;
-        const U masked = pair & 0xffff0000U;
-        __builtin_memcpy(&low[j], &shifted, sizeof shifted);
-        __builtin_memcpy(&high[j], &masked, sizeof masked);
-      }
-      MOXIE_UNROLL
-      for (int r = 0; r < rows; ++r) {
-        const std::uint32_t pair = t.a[r][p];
-        const V x = __builtin_bit_cast(float, pair << 16U) - V{};
-        const V y = __builtin_bit_cast(float, pair & 0xffff0000U) - V{};
+        const U wide = pair << 16U;
+        __builtin_memcpy(&factor, &wide, sizeof wide);
         MOXIE_UNROLL
-        for (int j = 0; j < N; ++j) {
-          sum[r][j] += y * high[j];
-          sum[r][j] += x * low[j];
+        for (int r = 0; r < rows; ++r) {
+          const V x = row[r][end] - V{};
+          sum[r][j] += x * factor;
         }
       }
     }
@@ -163,7 +195,7 @@ MOXIE_TARGET_DOT void dot_tile(const PairTile& t) {
   Array<const std::uint32_t*, rows> row;
   MOXIE_UNROLL
   for (int r = 0; r < rows; ++r) {
-    row[r] = t.a[r];
+    row[r] = static_cast<const std::uint32_t*>(t.a[r]);
     MOXIE_UNROLL
     for (int j = 0; j < N; ++j) {
       sum[r][j] = V{};
@@ -172,7 +204,7 @@ MOXIE_TARGET_DOT void dot_tile(const PairTile& t) {
   }
   const std::uint32_t* right = t.b;
   const std::uint32_t* fetched = t.next;
-  const Index end = t.pairs;
+  const Index end = pairs_of(t.inner);
   for (Index p = 0; p != end;) {
     const Index stop = end - p > fetch ? p + fetch : end;
     for (Index s = 0; s < fetch * N; ++s) __builtin_prefetch(right + ahead * N * width + s * width);
@@ -215,7 +247,7 @@ struct PairTask {
 
   Factor<float> x;
   const std::uint32_t* packed;
-  bool dot;                // by the machine's instruction; at Level::avx512 only
+  bool dot;                // by the machine's instruction: at Level::avx512 of a machine_has_dot() only
   std::uint32_t* scratch;  // of size(inner)
   MatrixView<float> out;
   const std::int32_t* offset;
@@ -236,7 +268,7 @@ struct PairTask {
     constexpr int most = panel_vectors<L>;
     for (Index row = offset[e]; row < offset[e + 1]; row += stretch(inner)) {
       const Index rows = smaller(stretch(inner), offset[e + 1] - row);
-      round_rows<L>(row, rows);
+      if (dot) round_rows<L>(row, rows);
       for (Index j = first_col; j < last_col; j += most * vector) {
         const Index left = divide_up(out.cols - j, vector);
         if (most >= 3 && left >= 3) {
@@ -284,12 +316,12 @@ struct PairTask {
     const Index pairs = pairs_of(inner);
     const Index size = packed_size<float>(pairs, out.cols);
     const bool whole = out.cols - j >= width;
-    Array<const std::uint32_t*, height> from;
+    Array<const void*, height> from;
     Array<float*, height> to;
     Array<float, height> factor;
     Array<float, width> spare;
     Array<float, height * width> edge;
-    PairTile tile{pairs, from, packed + e * size + j * pairs, nullptr, 0, to, factor};
+    PairTile tile{inner, from, packed + e * size + j * pairs, nullptr, 0, to, factor};
     const std::uint32_t* const next = j + width < last_col ? tile.b + width * pairs : nullptr;
     const Index share = divide_up(divide_up(pairs, divide_up(rows, height)), 8) * 8;
     for (Index i = 0; i < rows; i += height) {
@@ -299,7 +331,7 @@ struct PairTask {
       tile.next_rows = tile.next != nullptr ? divide_up(8 * share, pairs) : 0;
       for (Index r = 0; r < height; ++r) {
         const Index at = i + smaller(r, count - 1);
-        from[r] = scratch + at * row_step(inner);
+        from[r] = dot ? static_cast<const void*>(scratch + at * row_step(inner)) : x.row(first_row + at);
         factor[r] = x.factor(first_row + at);
         to[r] = r >= count ? spare : whole ? out.row(first_row + at) + j : edge + r * width;
       }

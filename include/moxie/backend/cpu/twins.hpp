@@ -59,6 +59,11 @@ class CpuTwins {
     if (self().product() == Product::eigen)
       return ExpertProduct::generic(static_cast<B&>(*this), p, w, memory, rows, op, out, end);
     const CpuExpertProduct<T> twin{self()};
+    if constexpr (std::same_as<T, float>) {
+      if (memory.narrow && op == Op::none)
+        return twin.narrow_product(factor_of(rows, Op::none), rows.offset, rows.x.cols,
+                                   twin.narrowed(p, w, rows.experts()), memory.working, out, tile_end(end));
+    }
     twin.product(factor_of(rows, Op::none), rows.offset, rows.x.cols, w.value(p), op,
                  twin.packed(p, w, op, memory.keep, rows.experts()), memory.working, out, tile_end(end));
   }

@@ -13,8 +13,8 @@ namespace moxie::detail {
 
 /// A copy derived from a parameter entry (packed, narrowed), and the version of the values it was made of.
 ///
-/// Thread safety: `current` may be called from any number of threads. Nobody waits: who finds another thread making the copy
-/// does without it, which changes no bit. That a copy is not made anew while somebody reads it follows from the rule of
+/// Thread safety: `current` may be called from any number of threads. Where a pass can do without the copy with the same bits,
+/// nobody waits for a thread that is making it. That a copy is not made anew while somebody reads it follows from the rule of
 /// Parameters::edit, that values do not change during a pass.
 class DerivedCopy {
  public:
@@ -30,14 +30,19 @@ class DerivedCopy {
     return memory_.bytes();
   }
   /// The copy of the values of version `key` (> 0). If that is not at hand: null, or with `renew` whatever `make(memory)`
-  /// wrote, unless there is no memory or another thread is just making it.
+  /// wrote, unless there is no memory or, without `wait`, another thread is just making it. (With `wait`, `make` may not need
+  /// an executor whose threads might wait here.)
   template <class F>
-  const void* current(std::uint64_t key, bool renew, const F& make) {
+  const void* current(std::uint64_t key, bool renew, bool wait, const F& make) {
     if (!reserved_.load(std::memory_order_acquire)) return nullptr;
     if (key_.load(std::memory_order_acquire) == key) return memory_.data();
     if (!renew) return nullptr;
-    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    if (!lock.owns_lock()) return nullptr;
+    std::unique_lock<std::mutex> lock(mutex_, std::defer_lock);
+    if (wait) {
+      lock.lock();
+    } else if (!lock.try_lock()) {
+      return nullptr;
+    }
     if (key_.load(std::memory_order_acquire) == key) return memory_.data();
     key_.store(0, std::memory_order_release);
     make(memory_.data());
