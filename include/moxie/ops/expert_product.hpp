@@ -38,7 +38,8 @@ struct ExpertMemory {
 };
 
 /// What follows a product, by element: the four ends there are. Each has `whole`, a pass over the result, and `part`, the same
-/// for some columns of a row, for a backend that does it while they are in cache.
+/// for some columns of a row, for a backend that does it while they are in cache; `other` is what it reads or writes beside
+/// the result.
 struct NoEnd {
   template <Backend B>
   void whole(B&, ConstIntVector<B>, Matrix<B>) const {}
@@ -77,6 +78,7 @@ struct BiasActivationEnd {
       detail::row_map(n, out, [=](Index j) { return A::value(in[j] + add[j]); });
     }
   }
+  ConstMatrix<B> other() const { return act; }
 };
 /// d *= A'(pre).
 template <Backend B, class A>
@@ -92,6 +94,7 @@ struct ActivationBackwardEnd {
     auto* const out = d.row(r) + col;
     detail::row_map(n, out, [=](Index j) { return out[j] * A::derivative(in[j]); });
   }
+  ConstMatrix<B> other() const { return pre; }
 };
 
 /// out[r, :] = rows(r, :) op(w_e) for each row r of each expert e, and then `end`, which writes to `out` where its own views

@@ -32,6 +32,10 @@ template <class End>
 TileEnd tile_end(const End& end) {
   if constexpr (std::same_as<End, NoEnd>) {
     return {};
+  } else if constexpr (requires { end.other(); }) {
+    const auto other = end.other();
+    return {&EndOfTile<End>::call, &end, reinterpret_cast<const std::byte*>(other.data),
+            other.stride * static_cast<Index>(sizeof(*other.data))};
   } else {
     return {&EndOfTile<End>::call, &end};
   }

@@ -11,6 +11,9 @@ namespace moxie::detail {
 struct TileEnd {
   void (*call)(const void* end, Level level, Index e, Index row, Index rows, Index col, Index cols) = nullptr;
   const void* end = nullptr;
+  // What else it touches, of the result's shape: fetched while the tile is computed.
+  const std::byte* other = nullptr;
+  Index other_stride = 0;  // bytes
 };
 
 /// One tile of a result whose edges need not be whole tiles: surplus rows are computed and go to a spare row, surplus
@@ -74,8 +77,10 @@ struct ExpertTask {
     constexpr Index vector = lanes<T, L>;
     constexpr int most = panel_vectors<L>;
     // A stretch of rows at a time: the addresses of its pages, and half of it, stay in the second level's caches.
-    const Index fit = stretch_bytes / (larger(inner, 1) * static_cast<Index>(sizeof(T)));
-    const Index stretch = larger(fit / 24, 1) * 24 * (packed != nullptr ? 1 : 4);
+    const Index rows_of_expert = offset[e + 1] - offset[e];
+    const Index fit = larger(stretch_bytes / (larger(inner, 1) * static_cast<Index>(sizeof(T))), 24) *
+                      (packed != nullptr ? 1 : 4);
+    const Index stretch = divide_up(divide_up(rows_of_expert, divide_up(rows_of_expert, fit)), 8) * 8;
     Scratch memory{scratch, scratch + inner * most * vector, 0};
     for (Index row = offset[e]; row < offset[e + 1]; row += stretch) {
       const Index rows = smaller(stretch, offset[e + 1] - row);
@@ -108,6 +113,7 @@ struct ExpertTask {
     constexpr Index height = Edge::height;
     constexpr Index width = Edge::width;
     constexpr Index line = 64 / static_cast<Index>(sizeof(T));
+    constexpr Index lines = divide_up(width, line);
     const Index cols = out.cols;
     const Index size = packed_size<T>(inner, cols);
     const T* const weights = w.data + e * (op == Op::none ? inner : cols) * w.stride;
@@ -162,6 +168,10 @@ struct ExpertTask {
         const T* const soon = x.row(row + r);
         __builtin_prefetch(soon);
         __builtin_prefetch(soon + line);
+      }
+      for (Index r = 0; end.other != nullptr && r < count; ++r) {
+        const std::byte* const first = end.other + (row + r) * end.other_stride + j * static_cast<Index>(sizeof(T));
+        for (Index k = 0; k < lines; ++k) __builtin_prefetch(first + 64 * k, 1);
       }
       edge.run(tile, out.row(row) + j, out.stride, count, cols - j);
       if (end.call != nullptr) end.call(end.end, level, e, row, count, j, smaller(width, cols - j));
