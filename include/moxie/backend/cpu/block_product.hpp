@@ -51,7 +51,7 @@ struct BlockProduct {
                           padded != n || far_apart(b, count, m);
       if (pack_b && b.op == Op::none) pack_rows<T, L>(b, p, count, col, n, padded, memory.b);
       if (pack_b && b.op == Op::transpose) {
-        pack_transposed<T, L>(b, p, count, col, n, padded, padded, memory.b);
+        pack_transposed<T, L>(b, p, count, col, n, padded, memory.b);
       }
       const bool pack_a = a.op == Op::transpose && (a.index != nullptr || a.scale != nullptr ||
                                                     far_apart(a, count, n));

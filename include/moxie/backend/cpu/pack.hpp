@@ -118,4 +118,11 @@ MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Ind
   }
 }
 
+/// The same with rows of `out` as long as the columns are padded.
+template <class T, class L>
+MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
+                                  Index padded, T* out) {
+  pack_transposed<T, L>(f, p0, count, j0, cols, padded, padded, out);
+}
+
 }  // namespace moxie::detail

@@ -36,7 +36,7 @@ MOXIE_INLINE void pack_panel(const Factor<T>& w, Index first, Index inner, Index
   if (w.op == Op::none) {
     pack_rows<T, L>(w, first, inner, j, smaller(width, cols - j), width, out);
   } else {
-    pack_transposed<T, L>(w, first, inner, j, smaller(width, cols - j), width, width, out);
+    pack_transposed<T, L>(w, first, inner, j, smaller(width, cols - j), width, out);
   }
 }
 
