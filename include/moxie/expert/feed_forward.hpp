@@ -52,9 +52,10 @@ struct FeedForward {
   void bind(B& b, Arena<B>& arena, const Parameters<B>& p, const State<B>& state, Index rows,
             Tape<B>& tape) const {
     using T = typename B::Scalar;
-    tape.pre = arena.template saved<T>(rows, hidden);
-    tape.act = arena.wants_input() ? arena.template saved_for_weights<T>(rows, hidden) : tape.pre;
-    if (arena.wants_input()) tape.d_hidden = arena.template scratch<T>(rows, hidden);
+    const Index stride = detail::row_stride<T>(hidden);
+    tape.pre = arena.template saved<T>(rows, stride).columns(0, hidden);
+    tape.act = arena.wants_input() ? arena.template saved_for_weights<T>(rows, stride).columns(0, hidden) : tape.pre;
+    if (arena.wants_input()) tape.d_hidden = arena.template scratch<T>(rows, stride).columns(0, hidden);
     expert_product.bind(b, arena, p, state.w1, state.w2, rows, tape.products);
   }
   template <Backend B>

@@ -99,9 +99,10 @@ struct GatedFeedForward {
   void bind(B& b, Arena<B>& arena, const Parameters<B>& p, const State<B>& state, Index rows,
             Tape<B>& tape) const {
     using T = typename B::Scalar;
-    tape.pre = arena.template saved<T>(rows, 2 * hidden);
-    tape.act = arena.template saved_for_weights<T>(rows, hidden);
-    if (arena.wants_input()) tape.d_pre = arena.template scratch<T>(rows, 2 * hidden);
+    const Index wide = detail::row_stride<T>(2 * hidden);
+    tape.pre = arena.template saved<T>(rows, wide).columns(0, 2 * hidden);
+    tape.act = arena.template saved_for_weights<T>(rows, detail::row_stride<T>(hidden)).columns(0, hidden);
+    if (arena.wants_input()) tape.d_pre = arena.template scratch<T>(rows, wide).columns(0, 2 * hidden);
     expert_product.bind(b, arena, p, state.w1, state.w2, rows, tape.products);
   }
   template <Backend B>

@@ -8,6 +8,14 @@ namespace moxie {
 
 namespace detail {
 struct NoWeightCopies {};
+/// Elements between rows of `cols` elements: rows that lie a multiple of 1 KiB apart would displace each other from a cache, so
+/// they get 64 bytes more.
+template <class T>
+constexpr Index row_stride(Index cols) {
+  constexpr Index size = static_cast<Index>(sizeof(T));
+  return cols * size % 1024 == 0 ? cols + 64 / size : cols;
+}
+
 template <class B>
 struct WeightCopiesOf {
   using type = NoWeightCopies;
