@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "device/allocations.hpp"
@@ -68,7 +69,9 @@ TEST_CASE("A product from bf16 weights lies within the bound of the rounding of 
   for (const Level level : {Level::baseline, Level::avx2, Level::avx512}) {
     if (level > machine_level()) continue;
     CAPTURE(to_string(level));
-    for (const auto& [inner, cols] : {std::pair<Index, Index>{1, 1}, {33, 50}, {64, 96}, {517, 70}}) {
+    for (const auto& shape : {std::pair<Index, Index>{1, 1}, {33, 50}, {64, 96}, {517, 70}}) {
+      const Index inner = shape.first;
+      const Index cols = shape.second;
       CAPTURE(inner);
       const std::vector<std::int32_t> offset{0, 1, 1, 9, 140};
       OneProduct product(B(CpuOptions{.level = level, .copies = WeightCopies::bf16}), inner, cols, offset);
@@ -100,7 +103,9 @@ TEST_CASE("A product from bf16 weights lies within the bound of the rounding of 
 
 TEST_CASE("The instruction for pairs of bf16 gives what widening gives, but for the rounding of rows") {
   if (!detail::machine_has_dot()) MOXIE_SKIP("this machine has no AVX512-BF16");
-  for (const auto& [inner, cols] : {std::pair<Index, Index>{1, 1}, {33, 50}, {64, 96}, {517, 70}}) {
+  for (const auto& shape : {std::pair<Index, Index>{1, 1}, {33, 50}, {64, 96}, {517, 70}}) {
+    const Index inner = shape.first;
+    const Index cols = shape.second;
     const std::vector<std::int32_t> offset{0, 1, 1, 9, 140};
     OneProduct product(B(CpuOptions{.level = Level::avx512, .copies = WeightCopies::bf16}), inner, cols, offset);
     // Rows that bf16 has: nothing is left to round.
