@@ -1,5 +1,8 @@
 #pragma once
 
+#include <concepts>
+#include <cstdint>
+
 #include "moxie/backend/cpu/expert_tasks.hpp"
 
 /// Products of experts with weights kept in bf16 (8 bits of significand): half the memory, sums in float. Two steps of the inner

@@ -1,5 +1,10 @@
 #pragma once
 
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
 #include "moxie/backend/cpu/bf16.hpp"
 #include "moxie/backend/cpu/expert_tasks.hpp"
 #include "moxie/backend/cpu/options.hpp"

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "moxie/backend/cpu/tile.hpp"
 #include "moxie/backend/cpu/weight_panels.hpp"
 
