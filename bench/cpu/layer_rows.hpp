@@ -27,7 +27,7 @@ inline void layer_row(CpuRun& run) {
     LayerWithMemory layer = make_moe_layer(on.backend, s);
     const ProductsFixture fixture(
         {s.experts, s.tokens * s.choices / s.experts, s.choices, s.width, s.hidden});
-    OwnProducts products(fixture.problem(), on.pool);
+    OwnProducts products(fixture.problem(), on.pool, false);  // as a training pass packs
     const std::string name = "layer/net:layer/" + axes_of(s);
     const std::string of_products = "layer/net:products/" + axes_of(s);
     const double bare = fixture.problem().forward_flops();

@@ -109,6 +109,7 @@ TEST_CASE_TEMPLATE("FeedForward obeys the Expert laws", B, MOXIE_TEST_BACKENDS) 
   check_laws<B>(FeedForward<Gelu>{.hidden = 6});
   check_laws<B>(FeedForward<Gelu>{.hidden = 17, .output = 3}, {.cases = 20, .width = 18});
   check_laws<B>(FeedForward<Gelu>{.hidden = 1, .output = 1}, {.cases = 10, .width = 1});
+  check_laws<B>(FeedForward<Gelu>{.hidden = 128}, {.cases = 1});  // rows that are padded
 }
 
 TEST_CASE("FeedForward declares its parameters under V-MoE's names") {

@@ -60,7 +60,7 @@ TEST_CASE("GatedFeedForward declares its parameters under FeedForward's names") 
     scope.parameters->initialize(1);
     float most = 0;
     for (Index i = 0; i < 2 * 4 * 16; ++i)
-      most = (std::max)(most, std::fabs(scope.parameters->value(state.w1).data[i]));
+      most = (std::max)(most, std::fabs(scope.parameters->value(state.w1.id).data[i]));
     CHECK(most <= std::sqrt(0.5F));
     CHECK(most > 0.95F * std::sqrt(0.5F));
   }

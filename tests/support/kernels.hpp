@@ -16,7 +16,8 @@
       moxie::MatrixView<T>) const;                                                                  \
   specifier template void moxie::CpuBackend<T>::grouped_gemm_weights(                               \
       const moxie::Rows<moxie::CpuBackend<T>>&, const moxie::Rows<moxie::CpuBackend<T>>&,           \
-      moxie::MatrixView<T>) const;
+      moxie::MatrixView<T>) const;                                                                  \
+  specifier template class moxie::detail::CpuExpertProduct<T>;
 
 MOXIE_TEST_KERNELS(extern, float)
 MOXIE_TEST_KERNELS(extern, double)

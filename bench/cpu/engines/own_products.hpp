@@ -2,38 +2,70 @@
 
 #include "products.hpp"  // first: it says which types both sides share
 
+#include <algorithm>
+
 #include "moxie/backend/cpu.hpp"
+#include "moxie/core/memory.hpp"
+#include "moxie/core/parameters.hpp"
 
 namespace bench {
 
-/// The library's products, as its experts call them.
+/// The library's products, as its experts call them: from packed copies of the weights, or packing what they need.
 class OwnProducts final : public ProductsEngine {
   using B = moxie::CpuBackend<float>;
 
  public:
-  OwnProducts(const ProductsProblem& problem, moxie::Executor& executor)
-      : p_(problem), b_(executor) {}
+  OwnProducts(const ProductsProblem& problem, moxie::Executor& executor, bool packed)
+      : p_(problem), b_(executor), scope_(moxie::root(b_)) {
+    const moxie::Initializer zero = moxie::Initializer::zeros();
+    w1_.id = scope_.add_experts("w1", {p_.experts, p_.width, p_.hidden}, zero, false);
+    w2_.id = scope_.add_experts("w2", {p_.experts, p_.hidden, p_.width}, zero, false);
+    moxie::Parameters<B>& parameters = *scope_.parameters;
+    parameters.initialize(1);
+    for (const auto& [w, from] : {Weights{&w1_, p_.w1}, Weights{&w2_, p_.w2}}) {
+      const moxie::ParameterEntry& entry = parameters.entry(w->id);
+      std::copy_n(from, entry.size(), parameters.edit().data + entry.offset);
+    }
+    const moxie::Gradients gradients = packed ? moxie::Gradients::input : moxie::Gradients::all;
+    moxie::Arena<B> measured(moxie::Gradients::all);
+    bind(measured);
+    bytes_ = moxie::Memory<B>(b_, measured.peak());
+    moxie::Arena<B> arena(gradients, bytes_.data(), bytes_.bytes());
+    bind(arena);
+    // A block for the products of weights, which tapes with packed weights have no need of.
+    moxie::Arena<B> all(moxie::Gradients::all, bytes_.data(), bytes_.bytes());
+    const bool keep = memory_.keep;
+    bind(all);
+    memory_.keep = keep;
+  }
 
   void forward() override {
-    b_.grouped_gemm(gathered(p_.x, nullptr), moxie::Op::none, weights(p_.w1, p_.width, p_.hidden),
-                    rows(p_.hidden_rows, p_.hidden));
-    b_.grouped_gemm(plain(p_.hidden_rows, p_.hidden), moxie::Op::none,
-                    weights(p_.w2, p_.hidden, p_.width), rows(p_.out_rows, p_.width));
+    product(w1_, gathered(p_.x, nullptr), moxie::Op::none, rows(p_.hidden_rows, p_.hidden));
+    product(w2_, plain(p_.hidden_rows, p_.hidden), moxie::Op::none, rows(p_.out_rows, p_.width));
   }
   void backward() override {
     const moxie::Rows<B> dy = gathered(p_.dy, p_.scale);
-    b_.grouped_gemm(dy, moxie::Op::transpose, weights(p_.w2, p_.hidden, p_.width),
-                    rows(p_.d_hidden_rows, p_.hidden));
-    b_.grouped_gemm_weights(plain(p_.hidden_rows, p_.hidden), dy,
-                            weights(p_.dw2, p_.hidden, p_.width));
+    product(w2_, dy, moxie::Op::transpose, rows(p_.d_hidden_rows, p_.hidden));
+    moxie::expert_weights_product(b_, memory_, plain(p_.hidden_rows, p_.hidden), dy,
+                                  weights(p_.dw2, p_.hidden, p_.width));
     const moxie::Rows<B> d_hidden = plain(p_.d_hidden_rows, p_.hidden);
-    b_.grouped_gemm_weights(gathered(p_.x, nullptr), d_hidden,
-                            weights(p_.dw1, p_.width, p_.hidden));
-    b_.grouped_gemm(d_hidden, moxie::Op::transpose, weights(p_.w1, p_.width, p_.hidden),
-                    rows(p_.dx_rows, p_.width));
+    moxie::expert_weights_product(b_, memory_, gathered(p_.x, nullptr), d_hidden,
+                                  weights(p_.dw1, p_.width, p_.hidden));
+    product(w1_, d_hidden, moxie::Op::transpose, rows(p_.dx_rows, p_.width));
   }
 
  private:
+  struct Weights {
+    moxie::ExpertWeights<B>* w;
+    const float* from;
+  };
+  void bind(moxie::Arena<B>& arena) {
+    moxie::expert_product.bind(b_, arena, *scope_.parameters, w1_, w2_, all_rows(), memory_);
+  }
+  void product(const moxie::ExpertWeights<B>& w, const moxie::Rows<B>& in, moxie::Op op,
+               moxie::Matrix<B> out) {
+    moxie::expert_product(b_, *scope_.parameters, w, memory_, in, op, out, moxie::NoEnd{});
+  }
   moxie::Index all_rows() const { return p_.experts * p_.rows; }
   template <class T>
   moxie::MatrixView<T> weights(T* data, moxie::Index in, moxie::Index out) const {
@@ -53,6 +85,10 @@ class OwnProducts final : public ProductsEngine {
 
   ProductsProblem p_;
   B b_;
+  moxie::Scope<B> scope_;
+  moxie::ExpertWeights<B> w1_, w2_;
+  moxie::ExpertMemory<B> memory_;
+  moxie::Memory<B> bytes_;
 };
 
 }  // namespace bench

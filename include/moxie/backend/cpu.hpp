@@ -9,6 +9,7 @@
 #include "moxie/backend/concept.hpp"
 #include "moxie/backend/cpu/level.hpp"
 #include "moxie/backend/cpu/options.hpp"
+#include "moxie/backend/cpu/pages.hpp"
 #include "moxie/backend/cpu/twins.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/core/executor.hpp"
@@ -35,12 +36,17 @@ class CpuBackend : public detail::CpuTwins<T> {
   /// One thread, the widest instruction set of the machine.
   CpuBackend() = default;
   /// @throws config_error if options.level names instructions that the machine lacks.
-  explicit CpuBackend(CpuOptions options) : level_(checked(options)), product_(options.product) {}
+  explicit CpuBackend(CpuOptions options)
+      : level_(checked(options)), product_(options.product), copies_(options.copies) {}
   explicit CpuBackend(Executor& executor, CpuOptions options = {})
-      : executor_(&executor), level_(checked(options)), product_(options.product) {}
+      : executor_(&executor),
+        level_(checked(options)),
+        product_(options.product),
+        copies_(options.copies) {}
 
   Level level() const noexcept { return level_; }
   Product product() const noexcept { return product_; }
+  WeightCopies copies() const noexcept { return copies_; }
   Executor* executor() const noexcept { return executor_; }  ///< null: the calling thread alone
   int workers() const noexcept { return executor_ == nullptr ? 1 : executor_->workers(); }
   /// f(task, worker) for each task below `tasks`, on the executor; a single task runs here. Not from
@@ -56,9 +62,9 @@ class CpuBackend : public detail::CpuTwins<T> {
     detail::at_level(level_, f);
   }
 
-  /// Aligned to 256 bytes. @throws std::bad_alloc
-  void* allocate(std::size_t bytes) const { return ::operator new(bytes, alignment); }
-  void deallocate(void* p, std::size_t /*bytes*/) const { ::operator delete(p, alignment); }
+  /// Aligned to 256 bytes; from 2 MiB on, on huge pages where the system gives some. @throws std::bad_alloc
+  void* allocate(std::size_t bytes) const { return detail::allocate_pages(bytes); }
+  void deallocate(void* p, std::size_t bytes) const { detail::free_pages(p, bytes); }
   void copy(void* to, const void* from, std::size_t bytes) const {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
@@ -103,7 +109,6 @@ class CpuBackend : public detail::CpuTwins<T> {
                       VectorView<std::byte> scratch) const;
 
  private:
-  static constexpr std::align_val_t alignment{256};
   static Level checked(const CpuOptions& options);
   static void check_product(const char* who, Op op_a, Op op_b, MatrixView<const T> a,
                             MatrixView<const T> b, MatrixView<T> c);
@@ -111,6 +116,7 @@ class CpuBackend : public detail::CpuTwins<T> {
   Executor* executor_ = nullptr;
   Level level_ = machine_level();
   Product product_ = Product::own;
+  WeightCopies copies_ = WeightCopies::packed;
 };
 
 }  // namespace moxie

@@ -108,7 +108,8 @@ class Parameters {
   /// All trained values, read-only.
   ConstVector<B> values() const { return values_.view(); }
   /// All trained values, writable; raises the version, so that copies derived from them (packed, narrowed)
-  /// count as stale.
+  /// count as stale. Values do not change during a pass, and each change asks anew: what is written through an
+  /// older view, after a pass, is not seen by such copies.
   Vector<B> edit() {
     ++version_;
     return values_.view();

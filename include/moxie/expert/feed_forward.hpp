@@ -2,8 +2,8 @@
 
 #include "moxie/core/error.hpp"
 #include "moxie/expert/concept.hpp"
-#include "moxie/ops/activation.hpp"
 #include "moxie/ops/expert_bias.hpp"
+#include "moxie/ops/expert_product.hpp"
 
 namespace moxie {
 
@@ -20,13 +20,15 @@ struct FeedForward {
 
   template <Backend B>
   struct State {
-    typename Parameters<B>::Id w1 = 0, b1 = 0, w2 = 0, b2 = 0;
+    ExpertWeights<B> w1, w2;
+    typename Parameters<B>::Id b1 = 0, b2 = 0;
   };
   template <Backend B>
   struct Tape {
     Matrix<B> pre;       // [R, H] x W1 + b1
-    Matrix<B> act;       // [R, H]
+    Matrix<B> act;       // [R, H]; without gradients, pre
     Matrix<B> d_hidden;  // [R, H]
+    ExpertMemory<B> products;
   };
 
   Index output_width(Index width) const noexcept { return output > 0 ? output : width; }
@@ -39,47 +41,49 @@ struct FeedForward {
     const Index out = output_width(s.width);
     const Scope<B> one = scope / "Mlp" / "Dense_0";
     const Scope<B> two = scope / "Mlp" / "Dense_1";
-    state.w1 = one.add_experts("kernel", {s.experts, s.width, hidden},
-                               Initializer::xavier_uniform(s.width, hidden), same_experts);
+    state.w1 = {one.add_experts("kernel", {s.experts, s.width, hidden},
+                                Initializer::xavier_uniform(s.width, hidden), same_experts)};
     state.b1 = one.add_experts("bias", {s.experts, hidden}, Initializer::normal(1e-6), same_experts);
-    state.w2 = two.add_experts("kernel", {s.experts, hidden, out},
-                               Initializer::xavier_uniform(hidden, out), same_experts);
+    state.w2 = {two.add_experts("kernel", {s.experts, hidden, out},
+                                Initializer::xavier_uniform(hidden, out), same_experts)};
     state.b2 = two.add_experts("bias", {s.experts, out}, Initializer::normal(1e-6), same_experts);
   }
   template <Backend B>
-  void bind(B&, Arena<B>& arena, const Parameters<B>&, const State<B>&, Index rows,
+  void bind(B& b, Arena<B>& arena, const Parameters<B>& p, const State<B>& state, Index rows,
             Tape<B>& tape) const {
     using T = typename B::Scalar;
-    tape.pre = arena.template saved<T>(rows, hidden);
-    tape.act = arena.template saved_for_weights<T>(rows, hidden);
-    if (arena.wants_input()) tape.d_hidden = arena.template scratch<T>(rows, hidden);
+    const Index stride = detail::row_stride<T>(hidden);
+    tape.pre = arena.template saved<T>(rows, stride).columns(0, hidden);
+    tape.act = arena.wants_input() ? arena.template saved_for_weights<T>(rows, stride).columns(0, hidden) : tape.pre;
+    if (arena.wants_input()) tape.d_hidden = arena.template scratch<T>(rows, stride).columns(0, hidden);
+    expert_product.bind(b, arena, p, state.w1, state.w2, rows, tape.products);
   }
   template <Backend B>
   void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in, Matrix<B> out,
                Tape<B>& tape, const Pass<B>&) const {
     const Matrix<B> pre = tape.pre.top(in.rows);
     const Matrix<B> act = tape.act.top(in.rows);
-    b.grouped_gemm(in, Op::none, p.value(state.w1), pre);
-    bias_activation<A>(b, p.value(state.b1), in.offset, pre, act, true);
-    b.grouped_gemm(plain<B>(act, in), Op::none, p.value(state.w2), out);
-    add_bias(b, p.value(state.b2), in.offset, out);
+    const bool keep_pre = act.data != pre.data;
+    expert_product(b, p, state.w1, tape.products, in, Op::none, pre,
+                   BiasActivationEnd<B, A>{p.value(state.b1), pre, act, keep_pre});
+    expert_product(b, p, state.w2, tape.products, plain<B>(act, in), Op::none, out,
+                   BiasEnd<B>{p.value(state.b2), out});
   }
   template <Backend B>
   void backward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
                 const Rows<B>& dy, Matrix<B> dx, Tape<B>& tape, Gradients gradients) const {
     const Matrix<B> d = tape.d_hidden.top(in.rows);
     const Rows<B> d_rows = plain<B>(d, in);
-    b.grouped_gemm(dy, Op::transpose, p.value(state.w2), d);
+    expert_product(b, p, state.w2, tape.products, dy, Op::transpose, d,
+                   ActivationBackwardEnd<B, A>{tape.pre.top(in.rows), d});
     if (gradients == Gradients::all) {
-      b.grouped_gemm_weights(plain<B>(tape.act.top(in.rows), in), dy, p.gradient(state.w2));
+      expert_weights_product(b, tape.products, plain<B>(tape.act.top(in.rows), in), dy,
+                             p.gradient(state.w2.id));
       expert_bias_backward(b, dy, p.gradient(state.b2));
-    }
-    activation_backward<A>(b, in.offset, ConstMatrix<B>(tape.pre.top(in.rows)), d);
-    if (gradients == Gradients::all) {
-      b.grouped_gemm_weights(in, d_rows, p.gradient(state.w1));
+      expert_weights_product(b, tape.products, in, d_rows, p.gradient(state.w1.id));
       expert_bias_backward(b, d_rows, p.gradient(state.b1));
     }
-    b.grouped_gemm(d_rows, Op::transpose, p.value(state.w1), dx);
+    expert_product(b, p, state.w1, tape.products, d_rows, Op::transpose, dx, NoEnd{});
   }
 
   friend constexpr bool operator==(const FeedForward&, const FeedForward&) = default;

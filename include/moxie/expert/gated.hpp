@@ -2,8 +2,8 @@
 
 #include "moxie/core/error.hpp"
 #include "moxie/expert/concept.hpp"
-#include "moxie/ops/activation.hpp"
 #include "moxie/ops/expert_bias.hpp"
+#include "moxie/ops/expert_product.hpp"
 
 namespace moxie {
 
@@ -66,13 +66,15 @@ struct GatedFeedForward {
 
   template <Backend B>
   struct State {
-    typename Parameters<B>::Id w1 = 0, b1 = 0, w2 = 0, b2 = 0;
+    ExpertWeights<B> w1, w2;
+    typename Parameters<B>::Id b1 = 0, b2 = 0;
   };
   template <Backend B>
   struct Tape {
     Matrix<B> pre;    // [R, 2H] gate and up before the activation
     Matrix<B> act;    // [R, H]
     Matrix<B> d_pre;  // [R, 2H]
+    ExpertMemory<B> products;
   };
 
   Index output_width(Index width) const noexcept { return output > 0 ? output : width; }
@@ -86,49 +88,57 @@ struct GatedFeedForward {
     const Scope<B> one = scope / "Mlp" / "Dense_0";
     const Scope<B> two = scope / "Mlp" / "Dense_1";
     const Initializer small = Initializer::normal(1e-6);
-    state.w1 = one.add_experts("kernel", {s.experts, s.width, 2 * hidden},
-                               Initializer::xavier_uniform(s.width, hidden), same_experts);
+    state.w1 = {one.add_experts("kernel", {s.experts, s.width, 2 * hidden},
+                                Initializer::xavier_uniform(s.width, hidden), same_experts)};
     if (bias) state.b1 = one.add_experts("bias", {s.experts, 2 * hidden}, small, same_experts);
-    state.w2 = two.add_experts("kernel", {s.experts, hidden, out},
-                               Initializer::xavier_uniform(hidden, out), same_experts);
+    state.w2 = {two.add_experts("kernel", {s.experts, hidden, out},
+                                Initializer::xavier_uniform(hidden, out), same_experts)};
     if (bias) state.b2 = two.add_experts("bias", {s.experts, out}, small, same_experts);
   }
   template <Backend B>
-  void bind(B&, Arena<B>& arena, const Parameters<B>&, const State<B>&, Index rows,
+  void bind(B& b, Arena<B>& arena, const Parameters<B>& p, const State<B>& state, Index rows,
             Tape<B>& tape) const {
     using T = typename B::Scalar;
-    tape.pre = arena.template saved<T>(rows, 2 * hidden);
-    tape.act = arena.template saved_for_weights<T>(rows, hidden);
-    if (arena.wants_input()) tape.d_pre = arena.template scratch<T>(rows, 2 * hidden);
+    const Index wide = detail::row_stride<T>(2 * hidden);
+    tape.pre = arena.template saved<T>(rows, wide).columns(0, 2 * hidden);
+    tape.act = arena.template saved_for_weights<T>(rows, detail::row_stride<T>(hidden)).columns(0, hidden);
+    if (arena.wants_input()) tape.d_pre = arena.template scratch<T>(rows, wide).columns(0, 2 * hidden);
+    expert_product.bind(b, arena, p, state.w1, state.w2, rows, tape.products);
   }
   template <Backend B>
   void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
                Matrix<B> out, Tape<B>& tape, const Pass<B>&) const {
     const Matrix<B> pre = tape.pre.top(in.rows);
     const Matrix<B> act = tape.act.top(in.rows);
-    b.grouped_gemm(in, Op::none, p.value(state.w1), pre);
+    expert_product(b, p, state.w1, tape.products, in, Op::none, pre, NoEnd{});
     b.for_each(in.rows, detail::GatedActivationRow<B, A>{
                             bias ? p.value(state.b1) : ConstMatrix<B>{}, in.offset, pre, act});
-    b.grouped_gemm(plain<B>(act, in), Op::none, p.value(state.w2), out);
-    if (bias) add_bias(b, p.value(state.b2), in.offset, out);
+    const Rows<B> act_rows = plain<B>(act, in);
+    if (bias) {
+      expert_product(b, p, state.w2, tape.products, act_rows, Op::none, out,
+                     BiasEnd<B>{p.value(state.b2), out});
+    } else {
+      expert_product(b, p, state.w2, tape.products, act_rows, Op::none, out, NoEnd{});
+    }
   }
   template <Backend B>
   void backward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
                 const Rows<B>& dy, Matrix<B> dx, Tape<B>& tape, Gradients gradients) const {
     const Matrix<B> d = tape.d_pre.top(in.rows);
     const Rows<B> d_rows = plain<B>(d, in);
-    b.grouped_gemm(dy, Op::transpose, p.value(state.w2), d.columns(0, hidden));
+    expert_product(b, p, state.w2, tape.products, dy, Op::transpose, d.columns(0, hidden), NoEnd{});
     if (gradients == Gradients::all) {
-      b.grouped_gemm_weights(plain<B>(tape.act.top(in.rows), in), dy, p.gradient(state.w2));
+      expert_weights_product(b, tape.products, plain<B>(tape.act.top(in.rows), in), dy,
+                             p.gradient(state.w2.id));
       if (bias) expert_bias_backward(b, dy, p.gradient(state.b2));
     }
     b.for_each(in.rows, detail::GatedActivationRowBackward<B, A>{
                             in.offset, ConstMatrix<B>(tape.pre.top(in.rows)), d});
     if (gradients == Gradients::all) {
-      b.grouped_gemm_weights(in, d_rows, p.gradient(state.w1));
+      expert_weights_product(b, tape.products, in, d_rows, p.gradient(state.w1.id));
       if (bias) expert_bias_backward(b, d_rows, p.gradient(state.b1));
     }
-    b.grouped_gemm(d_rows, Op::transpose, p.value(state.w1), dx);
+    expert_product(b, p, state.w1, tape.products, d_rows, Op::transpose, dx, NoEnd{});
   }
 
   friend constexpr bool operator==(const GatedFeedForward&, const GatedFeedForward&) = default;

@@ -87,14 +87,14 @@ MOXIE_INLINE void transpose_block(const T* const* from, T* out, Index step) {
   for (int i = 0; i < width; ++i) store(out + i * step, v[i]);
 }
 
-/// out[p * step + j] = stored row j0 + j, element p0 + p; zeros in columns up to `step`, a multiple of a
+/// out[p * step + j] = stored row j0 + j, element p0 + p; zeros in columns up to `padded`, a multiple of a
 /// vector.
 template <class T, class L>
 MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
-                                  Index step, T* out) {
+                                  Index padded, Index step, T* out) {
   constexpr Index width = lanes<T, L>;
   const Array<T, width> zeros = {};
-  for (Index j = 0; j < step; j += width) {
+  for (Index j = 0; j < padded; j += width) {
     Array<const T*, width> from;
     Array<Index, width> advance;  // columns that do not exist read the same zeros every time
     for (Index i = 0; i < width; ++i) {
@@ -116,6 +116,13 @@ MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Ind
       p = at + width;
     }
   }
+}
+
+/// The same with rows of `out` as long as the columns are padded.
+template <class T, class L>
+MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
+                                  Index padded, T* out) {
+  pack_transposed<T, L>(f, p0, count, j0, cols, padded, padded, out);
 }
 
 }  // namespace moxie::detail

@@ -25,10 +25,23 @@ struct Tile {
   const T* alpha;  // one for each row
   T beta;
   bool first, last;
+  const T* next = nullptr;  // what will be read after this tile, fetched meanwhile: rows as wide as the tile every
+  Index next_step = 0;      // `next_step` elements, `next_rows` of them in eight steps
+  Index next_rows = 0;
+  Index c_ahead = 0;  // the elements of c that are fetched begin so far behind the tile's own
 
   MOXIE_INLINE void operator()(L) const {
     using V = Vec<T, L>;
     constexpr Index width = lanes<T, L>;
+    constexpr Index ahead = 24;  // steps from fetching a row of b to using it: about 100 ns
+    constexpr Index fetch = 8;   // steps of which rows are fetched together
+    if (last) {
+      MOXIE_UNROLL
+      for (int r = 0; r < rows; ++r) {
+        MOXIE_UNROLL
+        for (int j = 0; j < N; ++j) __builtin_prefetch(c[r] + c_ahead + j * width, 1);
+      }
+    }
     Array<const T*, rows> row;
     Array<Array<V, N>, rows> sum;
     MOXIE_UNROLL
@@ -45,18 +58,32 @@ struct Tile {
       }
     }
     const T* right = b;
+    const T* fetched = next;
     const Index right_step = b_step;
     const Index left_step = a_step;
     const Index end = inner * left_step;
-    for (Index p = 0; p != end; p += left_step, right += right_step) {
-      Array<V, N> factor;
-      MOXIE_UNROLL
-      for (int j = 0; j < N; ++j) load(factor[j], right + j * width);
-      MOXIE_UNROLL
-      for (int r = 0; r < rows; ++r) {
-        const V x = row[r][p] - V{};  // x + 0 would not be an identity (-0)
+    for (Index p = 0; p != end;) {
+      // Some steps at a time: the pointers of what is fetched would not stay in registers during the steps.
+      const Index stop = end - p > fetch * left_step ? p + fetch * left_step : end;
+      const T* soon = right + ahead * right_step;
+      for (Index s = 0; s < fetch; ++s, soon += right_step) {
         MOXIE_UNROLL
-        for (int j = 0; j < N; ++j) sum[r][j] += x * factor[j];
+        for (int j = 0; j < N; ++j) __builtin_prefetch(soon + j * width);
+      }
+      for (Index s = 0; s < next_rows; ++s, fetched += next_step) {
+        MOXIE_UNROLL
+        for (int j = 0; j < N; ++j) __builtin_prefetch(fetched + j * width, 0, 2);
+      }
+      for (; p != stop; p += left_step, right += right_step) {
+        Array<V, N> factor;
+        MOXIE_UNROLL
+        for (int j = 0; j < N; ++j) load(factor[j], right + j * width);
+        MOXIE_UNROLL
+        for (int r = 0; r < rows; ++r) {
+          const V x = row[r][p] - V{};
+          MOXIE_UNROLL
+          for (int j = 0; j < N; ++j) sum[r][j] += x * factor[j];
+        }
       }
     }
     if (!last) {

@@ -3,6 +3,7 @@
 #include <concepts>
 
 #include "moxie/backend/cpu/attention.hpp"
+#include "moxie/backend/cpu/expert_product.hpp"
 #include "moxie/backend/cpu/options.hpp"
 #include "moxie/backend/cpu/sinkhorn.hpp"
 
@@ -22,6 +23,8 @@ namespace detail {
 template <class T>
 class CpuTwins {
  public:
+  using ExpertCopies = CpuWeightCopies;
+
   template <class B>
   void bind(const Attention&, Arena<B>& arena, const AttentionShape& shape,
             AttentionMemory<B>& memory) const {
@@ -45,6 +48,35 @@ class CpuTwins {
                                         dv);
     CpuAttention<T>{self(), shape}.backward(q, k, v, d_o, memory.kept, memory.working, dq, dk, dv);
   }
+  template <class B>
+  void bind(const ExpertProduct&, Arena<B>& arena, const Parameters<B>& p, const ExpertWeights<B>& one,
+            const ExpertWeights<B>& two, Index rows, ExpertMemory<B>& memory) const {
+    if (self().product() == Product::eigen) return;
+    CpuExpertProduct<T>{self()}.bind(arena, p, one, two, rows, memory);
+  }
+  template <class B, class End>
+  void run(const ExpertProduct&, const Parameters<B>& p, const ExpertWeights<B>& w,
+           const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out, const End& end) {
+    if (self().product() == Product::eigen)
+      return ExpertProduct::generic(static_cast<B&>(*this), p, w, memory, rows, op, out, end);
+    const CpuExpertProduct<T> twin{self()};
+    if constexpr (std::same_as<T, float>) {
+      if (memory.narrow && op == Op::none)
+        return twin.narrow_product(factor_of(rows, Op::none), rows.offset, rows.x.cols,
+                                   twin.narrowed(p, w, rows.experts()), memory.working, out, tile_end(end));
+    }
+    twin.product(factor_of(rows, Op::none), rows.offset, rows.x.cols, w.value(p), op,
+                 twin.packed(p, w, op, memory.keep, rows.experts()), memory.working, out, tile_end(end));
+  }
+  template <class B>
+  void run(const ExpertWeightsProduct&, const ExpertMemory<B>& memory, const Rows<B>& rows,
+           const Rows<B>& dy, MatrixView<T> dw) {
+    // Scaled rows come as gradients, not as input.
+    if (self().product() == Product::eigen || rows.scale)
+      return ExpertWeightsProduct::generic(static_cast<B&>(*this), memory, rows, dy, dw);
+    CpuExpertProduct<T>{self()}.weights(factor_of(rows, Op::transpose), factor_of(dy, Op::none), rows.offset,
+                                        rows.x.cols, memory.working, dw);
+  }
 
   template <class B>
   void run(const Sinkhorn&, MatrixView<const T> logits, ConstIntVector<B> mask,
@@ -53,6 +85,10 @@ class CpuTwins {
   }
 
  protected:
+  template <class B>
+  static Factor<T> factor_of(const Rows<B>& rows, Op op) {
+    return {rows.x.data, rows.x.stride, op, rows.index.data, rows.scale.data};
+  }
   const CpuBackend<T>& self() const { return static_cast<const CpuBackend<T>&>(*this); }
 };
 
