@@ -259,6 +259,7 @@ struct GroupStatistics {
 /// total[c] += sums[0, c] + sums[1, c] + ...
 template <Backend B>
 struct AddStatistics {
+  static constexpr bool one_level = true;
   ConstMatrix<B> sums;
   Vector<B> total;
 

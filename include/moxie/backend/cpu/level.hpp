@@ -80,8 +80,9 @@ struct AnyLevel {
 template <class F>
 concept Elementwise = requires { requires F::elementwise; };
 
-/// A functor in which nothing vectorises (it follows indices, branches, draws) says `static constexpr bool one_level =
-/// true` and is compiled once, for the baseline, not for each level: a third of the time to compile.
+/// A functor in which nothing vectorises (it follows indices, branches, draws), or that only moves memory, says
+/// `static constexpr bool one_level = true` and is compiled once, for the baseline, not for each level: a third of the time
+/// to compile.
 template <class F>
 concept OneLevel = requires { requires F::one_level; };
 

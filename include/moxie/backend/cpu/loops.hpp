@@ -10,6 +10,7 @@ namespace moxie::detail {
 template <class T>
 struct FillElement {
   static constexpr bool elementwise = true;
+  static constexpr bool one_level = true;
   T* out;
   T value;
   MOXIE_INLINE void operator()(Index i) const { out[i] = value; }
