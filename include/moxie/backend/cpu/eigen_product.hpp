@@ -42,6 +42,6 @@ class EigenProducts final : public ProductEngine {
   }
 };
 
-inline constexpr EigenProducts eigen_products{};
+inline const EigenProducts eigen_products{};
 
 }  // namespace moxie
