@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "backend/reference.hpp"
+#include "moxie/backend/cpu/eigen_product.hpp"
 #include "moxie/backend/thread_pool.hpp"
 
 using moxie::CpuBackend;
@@ -94,7 +95,7 @@ TEST_CASE_TEMPLATE("gemm equals the double loop across blocks of rows, columns a
 TEST_CASE_TEMPLATE("gemm by Eigen agrees with gemm by the tile product", T, float, double) {
   moxie::ThreadPool pool(2);
   const CpuBackend<T> own;
-  const CpuBackend<T> eigen(pool, {.product = moxie::Product::eigen});
+  const CpuBackend<T> eigen(pool, {.product = &moxie::eigen_products});
   for (const Op op_a : ops) {
     for (const Op op_b : ops) {
       check_gemm<T>(eigen, {300, 20, 40}, op_a, op_b, T(0.5), T(0), 2);
@@ -165,7 +166,9 @@ TEST_CASE_TEMPLATE("batched_gemm multiplies each head of each image", T, float, 
   const Index images = 5;
   const Index heads = 3;
   for (const Level level : moxie::test::levels()) {
-    for (const moxie::Product product : {moxie::Product::own, moxie::Product::eigen}) {
+    for (const moxie::ProductEngine* const product :
+         {static_cast<const moxie::ProductEngine*>(nullptr),
+          static_cast<const moxie::ProductEngine*>(&moxie::eigen_products)}) {
       const CpuBackend<T> cpu(pool, {.level = level, .product = product});
       for (const Index tokens : {1, 7, 20}) {
         for (const Index width : {1, 5, 16, 24, 40}) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/reference.hpp"
+#include "moxie/backend/cpu/eigen_product.hpp"
 #include "moxie/backend/thread_pool.hpp"
 
 using moxie::CpuBackend;
@@ -150,7 +151,7 @@ TEST_CASE_TEMPLATE("grouped_gemm_weights adds each expert's rows, and leaves an 
 
 TEST_CASE_TEMPLATE("grouped products by Eigen agree with the double loop", T, float, double) {
   moxie::ThreadPool pool(2);
-  const CpuBackend<T> cpu(pool, {.product = moxie::Product::eigen});
+  const CpuBackend<T> cpu(pool, {.product = &moxie::eigen_products});
   for (const Offsets& offsets : all_offsets()) {
     check_grouped<T>(cpu, offsets, 19, 35, Op::none, true, true);
     check_grouped<T>(cpu, offsets, 19, 35, Op::transpose, false, false);

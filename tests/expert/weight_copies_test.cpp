@@ -6,6 +6,7 @@
 
 #include "device/allocations.hpp"
 #include "moxie/backend/cpu.hpp"
+#include "moxie/backend/cpu/eigen_product.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/testing/expert_laws.hpp"
@@ -132,7 +133,7 @@ TEST_CASE_TEMPLATE("Kept packed weights give the bits of weights that each produ
 
 TEST_CASE_TEMPLATE("Products of experts agree with Eigen's", T, float, double) {
   Layer<T> layer{CpuBackend<T>()};
-  Layer<T> eigen{CpuBackend<T>(CpuOptions{.product = Product::eigen})};
+  Layer<T> eigen{CpuBackend<T>(CpuOptions{.product = &eigen_products})};
   Run<T> ours(layer, Gradients::all);
   Run<T> theirs(eigen, Gradients::all);
   ours.both();

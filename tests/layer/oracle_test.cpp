@@ -1,6 +1,7 @@
 // The layer against the same by other means: the dense tensors of the definition, another product
 // of matrices.
 #include "layer/layers.hpp"
+#include "moxie/backend/cpu/eigen_product.hpp"
 #include "support/numbers.hpp"
 
 using namespace moxie;
@@ -39,7 +40,7 @@ TEST_CASE(
 TEST_CASE("Eigen's product gives the same numbers") {
   using B = CpuBackend<double>;
   B own;
-  B eigen(CpuOptions{.product = Product::eigen});
+  B eigen(CpuOptions{.product = &eigen_products});
   const Config<B> c{.capacity = CapacityFactor{.factor = 1}, .importance = 0.3};
   const Moe<B> a = make_moe(own, c);
   const Moe<B> b = make_moe(eigen, c);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "support/kernels.hpp"
+#include "moxie/backend/cpu/eigen_product.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/attention.hpp"
@@ -158,8 +159,8 @@ TEST_CASE(
   };
   const std::size_t weights = 2 * 4 * 64 * 64 * sizeof(float);
   CHECK(bytes(B()) < weights);
-  CHECK(bytes(B(CpuOptions{.product = Product::eigen})) == 2 * weights);
-  const Results<float> eigen = run(B(CpuOptions{.product = Product::eigen}), s, false);
+  CHECK(bytes(B(CpuOptions{.product = &eigen_products})) == 2 * weights);
+  const Results<float> eigen = run(B(CpuOptions{.product = &eigen_products}), s, false);
   const Results<float> own = run(B(), s, true);
   check_near(eigen.o, own.o);
   check_near(eigen.dkv, own.dkv);

@@ -1,4 +1,4 @@
 #include "support/kernels.hpp"
 
-MOXIE_TEST_KERNELS(, float)
-MOXIE_TEST_KERNELS(, double)
+MOXIE_CPU_PRODUCTS(, float)
+MOXIE_CPU_PRODUCTS(, double)

@@ -8,6 +8,7 @@
 
 #include "moxie/backend/concept.hpp"
 #include "moxie/backend/cpu/level.hpp"
+#include "moxie/backend/cpu/loops.hpp"
 #include "moxie/backend/cpu/options.hpp"
 #include "moxie/backend/cpu/pages.hpp"
 #include "moxie/backend/cpu/twins.hpp"
@@ -20,7 +21,7 @@ namespace moxie {
 /// threads of an Executor. Every call returns when its work is done.
 ///
 /// A cheap handle without mutable state: copy it freely, use one from several threads at once. The executor
-/// is not owned and must outlive it. No primitive allocates (with Product::own); each task takes up to
+/// is not owned and must outlive it. No primitive allocates (without a ProductEngine); each task takes up to
 /// 350 KiB of its worker's stack. All members throw shape_error, before anything is written, if shapes do
 /// not agree.
 template <std::floating_point T>
@@ -29,7 +30,7 @@ class CpuBackend : public detail::CpuTwins<T> {
   using Scalar = T;
   using Store = T;
   using Space = HostSpace;
-  /// Promised by Product::own: an element of a product is one sum in ascending order of the inner index,
+  /// Promised by the own product: an element of a product is one sum in ascending order of the inner index,
   /// whatever rows stand beside it.
   static constexpr bool batch_invariant = true;
 
@@ -45,7 +46,7 @@ class CpuBackend : public detail::CpuTwins<T> {
         copies_(options.copies) {}
 
   Level level() const noexcept { return level_; }
-  Product product() const noexcept { return product_; }
+  const ProductEngine* product() const noexcept { return product_; }  ///< null: own
   WeightCopies copies() const noexcept { return copies_; }
   Executor* executor() const noexcept { return executor_; }  ///< null: the calling thread alone
   int workers() const noexcept { return executor_ == nullptr ? 1 : executor_->workers(); }
@@ -53,8 +54,7 @@ class CpuBackend : public detail::CpuTwins<T> {
   /// inside a task.
   template <class F>
   void parallel(Index tasks, const F& f) const {
-    if (executor_ != nullptr && tasks > 1) return executor_->run(tasks, TaskRef(f));
-    for (Index task = 0; task < tasks; ++task) f(task, 0);
+    detail::run_tasks(executor_, tasks, TaskRef(f));
   }
   /// f(L{}), compiled for this backend's level: see backend/cpu/level.hpp.
   template <class F>
@@ -110,12 +110,13 @@ class CpuBackend : public detail::CpuTwins<T> {
 
  private:
   static Level checked(const CpuOptions& options);
+  void check_column_sums(Index rows, Index cols, VectorView<T> out, VectorView<std::byte> scratch) const;
   static void check_product(const char* who, Op op_a, Op op_b, MatrixView<const T> a,
                             MatrixView<const T> b, MatrixView<T> c);
 
   Executor* executor_ = nullptr;
   Level level_ = machine_level();
-  Product product_ = Product::own;
+  const ProductEngine* product_ = nullptr;
   WeightCopies copies_ = WeightCopies::packed;
 };
 

@@ -101,11 +101,13 @@ class Arena {
   T* take(Index count, bool from_above) {
     return take<T>(count, from_above, top_);
   }
-  /// Below `end`, which is top_ or less.
   template <class T>
   T* take(Index count, bool from_above, std::size_t end) {
-    const std::size_t bytes =
-        (static_cast<std::size_t>(count) * sizeof(T) + alignment - 1) / alignment * alignment;
+    return reinterpret_cast<T*>(take_bytes(static_cast<std::size_t>(count) * sizeof(T), from_above, end));
+  }
+  /// Below `end`, which is top_ or less. One function for all that is bound, in no place that matters.
+  [[gnu::noinline]] std::byte* take_bytes(std::size_t wanted, bool from_above, std::size_t end) {
+    const std::size_t bytes = (wanted + alignment - 1) / alignment * alignment;
     if (end < used_ || bytes > end - used_)
       throw_shape("moxie::Arena: exhausted: ", bytes, " bytes wanted, ", end < used_ ? 0 : end - used_,
                   " of ", bytes_, " left",
@@ -121,7 +123,7 @@ class Arena {
     }
     const std::size_t in_use = used_ + (bytes_ - end);
     if (in_use > peak_) peak_ = in_use;
-    return measuring_ ? nullptr : reinterpret_cast<T*>(base_ + at);
+    return measuring_ ? nullptr : base_ + at;
   }
 
   Gradients gradients_ = Gradients::all;

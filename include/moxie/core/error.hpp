@@ -1,9 +1,11 @@
 #pragma once
 
-#include <sstream>
+#include <concepts>
+#include <cstdio>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
-#include <utility>
+#include <string_view>
 
 /// Errors. Everything the library throws derives from moxie::error, and is thrown here and nowhere else.
 /// A message says who (the function), what came, what was expected, and where it was set if that helps.
@@ -30,29 +32,85 @@ struct numeric_error : error {
 };
 
 namespace detail {
+
+/// A word or a number of a message. Messages are put together by one function for all of them: a program has a hundred,
+/// and would else compile a hundred ways to print.
+class MessagePart {
+ public:
+  // NOLINTBEGIN(google-explicit-constructor): parameter types, made at the call
+  MessagePart(const char* text) : kind_(Kind::text), text_(text) {}
+  MessagePart(const std::string& text) : MessagePart(std::string_view(text)) {}
+  MessagePart(std::string_view text) : kind_(Kind::view), view_(text) {}
+  MessagePart(char c) : kind_(Kind::letter), letter_(c) {}
+  template <std::signed_integral I>
+  MessagePart(I i) : kind_(Kind::integer), integer_(i) {}
+  template <std::unsigned_integral I>
+  MessagePart(I i) : kind_(Kind::natural), natural_(i) {}
+  template <std::floating_point R>
+  MessagePart(R r) : kind_(Kind::real), real_(static_cast<double>(r)) {}
+  // NOLINTEND(google-explicit-constructor)
+
+  /// Numbers as printf's %g and %d have them.
+  void append_to(std::string& out) const;
+
+ private:
+  enum class Kind { text, view, letter, integer, natural, real };
+  Kind kind_;
+  union {
+    const char* text_;
+    std::string_view view_;
+    char letter_;
+    long long integer_;
+    unsigned long long natural_;
+    double real_;
+  };
+};
+
+[[gnu::cold, gnu::noinline]] inline void MessagePart::append_to(std::string& out) const {
+  char number[32];
+  switch (kind_) {
+    case Kind::text: out += text_; return;
+    case Kind::view: out += view_; return;
+    case Kind::letter: out += letter_; return;
+    case Kind::integer: std::snprintf(number, sizeof(number), "%lld", integer_); break;
+    case Kind::natural: std::snprintf(number, sizeof(number), "%llu", natural_); break;
+    case Kind::real: std::snprintf(number, sizeof(number), "%g", real_); break;
+  }
+  out += number;
+}
+
+[[gnu::cold, gnu::noinline]] inline std::string join(std::initializer_list<MessagePart> parts) {
+  std::string out;
+  for (const MessagePart& part : parts) part.append_to(out);
+  return out;
+}
+
+template <class E>
+[[noreturn, gnu::cold, gnu::noinline]] void throw_joined(std::initializer_list<MessagePart> parts) {
+  throw E(join(parts));
+}
+
 template <class... Parts>
-std::string message(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return std::move(out).str();
+[[gnu::cold]] std::string message(const Parts&... parts) {
+  return join({MessagePart(parts)...});
 }
 }  // namespace detail
 
 template <class... Parts>
-[[noreturn]] void throw_shape(const Parts&... parts) {
-  throw shape_error(detail::message(parts...));
+[[noreturn, gnu::cold]] void throw_shape(const Parts&... parts) {
+  detail::throw_joined<shape_error>({detail::MessagePart(parts)...});
 }
 template <class... Parts>
-[[noreturn]] void throw_config(const Parts&... parts) {
-  throw config_error(detail::message(parts...));
+[[noreturn, gnu::cold]] void throw_config(const Parts&... parts) {
+  detail::throw_joined<config_error>({detail::MessagePart(parts)...});
 }
 template <class... Parts>
-[[noreturn]] void throw_io(const Parts&... parts) {
-  throw io_error(detail::message(parts...));
+[[noreturn, gnu::cold]] void throw_io(const Parts&... parts) {
+  detail::throw_joined<io_error>({detail::MessagePart(parts)...});
 }
 template <class... Parts>
-[[noreturn]] void throw_numeric(const Parts&... parts) {
-  throw numeric_error(detail::message(parts...));
+[[noreturn, gnu::cold]] void throw_numeric(const Parts&... parts) {
+  detail::throw_joined<numeric_error>({detail::MessagePart(parts)...});
 }
 
 }  // namespace moxie

@@ -90,18 +90,20 @@ class Parameters {
     ++version_;
   }
 
+  // Views are asked for a few times a pass: not inlined, they cost each layer a call.
+
   /// Values of an entry as a matrix (see ParameterEntry::rows). Shape [E*D, H] for an expert kernel [E, D, H].
   /// Errors (of all that give views): config_error before `initialize`.
-  ConstMatrix<B> value(Id id) const { return matrix(flat(entry(id)), entry(id)); }
-  ConstVector<B> vector(Id id) const {
+  [[gnu::noinline]] ConstMatrix<B> value(Id id) const { return matrix(flat(entry(id)), entry(id)); }
+  [[gnu::noinline]] ConstVector<B> vector(Id id) const {
     return flat(entry(id)).middle(entry(id).offset, entry(id).size());
   }
-  Matrix<B> gradient(Id id) const { return matrix(laid_out(gradients_), entry(id)); }
-  Vector<B> gradient_vector(Id id) const {
+  [[gnu::noinline]] Matrix<B> gradient(Id id) const { return matrix(laid_out(gradients_), entry(id)); }
+  [[gnu::noinline]] Vector<B> gradient_vector(Id id) const {
     return laid_out(gradients_).middle(entry(id).offset, entry(id).size());
   }
   /// A buffer entry, writable.
-  Vector<B> buffer(Id id) const {
+  [[gnu::noinline]] Vector<B> buffer(Id id) const {
     return laid_out(buffers_).middle(entry(id).offset, entry(id).size());
   }
 
@@ -218,22 +220,23 @@ struct Scope {
   std::string prefix;
 
   B& backend() const { return parameters->backend(); }
-  Scope operator/(std::string_view name) const {
+  [[gnu::cold]] Scope operator/(std::string_view name) const {
     return {parameters, prefix + std::string(name) + "/"};
   }
-  typename Parameters<B>::Id add(std::string_view name, std::vector<Index> shape,
-                                 Initializer initializer) const {
+  [[gnu::cold]] typename Parameters<B>::Id add(std::string_view name, std::vector<Index> shape,
+                                               Initializer initializer) const {
     return parameters->add(
         {.name = prefix + std::string(name), .shape = std::move(shape), .initializer = initializer});
   }
   /// A buffer: saved, not trained, zero at first.
-  typename Parameters<B>::Id add_buffer(std::string_view name, std::vector<Index> shape) const {
+  [[gnu::cold]] typename Parameters<B>::Id add_buffer(std::string_view name, std::vector<Index> shape) const {
     return parameters->add(
         {.name = prefix + std::string(name), .shape = std::move(shape), .trained = false});
   }
   /// An entry whose first axis counts experts.
-  typename Parameters<B>::Id add_experts(std::string_view name, std::vector<Index> shape,
-                                         Initializer initializer, bool same_experts) const {
+  [[gnu::cold]] typename Parameters<B>::Id add_experts(std::string_view name, std::vector<Index> shape,
+                                                       Initializer initializer,
+                                                       bool same_experts) const {
     return parameters->add({.name = prefix + std::string(name),
                             .shape = std::move(shape),
                             .initializer = initializer,

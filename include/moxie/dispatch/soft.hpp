@@ -34,6 +34,7 @@ struct SlotOffset {
 };
 template <Backend B>
 struct RowsToSlots {
+  static constexpr bool one_level = true;
   ConstMatrix<B> rows;
   ConstIntVector<B> row_of_slot;
   Matrix<B> slots;

@@ -17,6 +17,7 @@ MOXIE_HD MOXIE_INLINE Index argmax(const T* values, Index n) {
 
 template <Backend B>
 struct ArgmaxRow {
+  static constexpr bool one_level = true;
   ConstMatrix<B> x;
   IntVector<B> out;
 
@@ -27,6 +28,7 @@ struct ArgmaxRow {
 
 template <Backend B>
 struct CorrectRow {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores, labels;
   Vector<B> hits;
 

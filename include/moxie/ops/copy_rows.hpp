@@ -8,6 +8,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct CopyRow {
+  static constexpr bool one_level = true;
   ConstMatrix<B> in;
   Matrix<B> out;
 

@@ -110,6 +110,7 @@ struct InverseColumnNormBackward {
 };
 template <Backend B>
 struct AddTotal {
+  static constexpr bool one_level = true;
   ConstVector<B> v;
   Vector<B> out;
 

@@ -8,6 +8,7 @@ namespace moxie {
 namespace detail {
 template <Backend B>
 struct FillRow {
+  static constexpr bool one_level = true;
   typename B::Scalar value;
   Matrix<B> out;
 

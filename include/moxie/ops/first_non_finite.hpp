@@ -32,6 +32,7 @@ struct NonFiniteInChunk {
 };
 
 struct FirstOfChunk {
+  static constexpr bool one_level = true;
   const std::int64_t* in;  // [size], -1 = none
   std::int64_t* out;       // [chunks]
   Index size;

@@ -26,6 +26,7 @@ namespace detail {
 /// One call per patch; each line of it is a run of patch * channels elements in the image.
 template <Backend B, bool to_patches>
 struct MovePatch {
+  static constexpr bool one_level = true;
   PatchShape shape;
   std::conditional_t<to_patches, ConstMatrix<B>, Matrix<B>> images;
   std::conditional_t<to_patches, Matrix<B>, ConstMatrix<B>> patches;

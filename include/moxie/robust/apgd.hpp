@@ -60,6 +60,7 @@ struct ApgdPoints {
 
 template <Backend B>
 struct ApgdFirstLoss {
+  static constexpr bool one_level = true;
   ApgdPoints<B> p;
   ConstIntVector<B> image;
   ConstVector<B> losses;
@@ -108,6 +109,7 @@ struct ApgdMove {
 };
 template <Backend B>
 struct ApgdJudge {
+  static constexpr bool one_level = true;
   ApgdPoints<B> p;
   ConstIntVector<B> image;
   ConstVector<B> losses;
@@ -123,6 +125,7 @@ struct ApgdJudge {
 };
 template <Backend B>
 struct ApgdKeep {
+  static constexpr bool one_level = true;
   ApgdPoints<B> p;
   ConstIntVector<B> image;
   ConstMatrix<B> g;
@@ -137,6 +140,7 @@ struct ApgdKeep {
 };
 template <Backend B>
 struct ApgdCheckpoint {
+  static constexpr bool one_level = true;
   ApgdPoints<B> p;
   ConstIntVector<B> image;
   double enough;  // rises: as many or fewer are oscillation

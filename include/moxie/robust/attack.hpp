@@ -50,6 +50,7 @@ concept Attack = AttackTarget<M> && std::copyable<A> &&
 namespace detail {
 template <Backend B>
 struct GatherImages {
+  static constexpr bool one_level = true;
   ConstIntVector<B> image;
   ConstMatrix<B> from;
   Matrix<B> to;
@@ -59,6 +60,7 @@ struct GatherImages {
 
 template <Backend B>
 struct CopyActive {
+  static constexpr bool one_level = true;
   ConstIntVector<B> image;
   ConstMatrix<B> from;  // by image, as to
   Matrix<B> to;
@@ -141,6 +143,7 @@ void check_attack(const char* who, const M& target, const AttackBatch<B>& batch,
 
 template <Backend B>
 struct CorrectPoint {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstIntVector<B> y;
   IntVector<B> standing;

@@ -45,6 +45,7 @@ struct FabJudge {
 };
 template <Backend B>
 struct FillActive {
+  static constexpr bool one_level = true;
   ConstIntVector<B> image;
   Vector<B> to;
   typename B::Scalar value;

@@ -67,6 +67,7 @@ enum class PartMode {
 namespace detail {
 template <Backend B>
 struct KeepBoth {
+  static constexpr bool one_level = true;
   ConstIntVector<B> other;
   IntVector<B> standing;
 

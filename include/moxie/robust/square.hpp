@@ -69,6 +69,7 @@ struct MoveWindow {
 /// Whether a proposal is taken, and which points go on: those whose class still leads.
 template <Backend B>
 struct SquareJudge {
+  static constexpr bool one_level = true;
   bool first;
   ConstIntVector<B> image;
   ConstVector<B> losses;  // of the active points
@@ -87,6 +88,7 @@ struct SquareJudge {
 };
 template <Backend B>
 struct AcceptRows {
+  static constexpr bool one_level = true;
   ConstIntVector<B> image, accepted;
   ConstMatrix<B> rows;
   Matrix<B> x;
@@ -97,6 +99,7 @@ struct AcceptRows {
 };
 template <Backend B>
 struct CopyFlags {
+  static constexpr bool one_level = true;
   ConstIntVector<B> from;
   IntVector<B> to;
 

@@ -8,6 +8,7 @@ namespace moxie::detail {
 
 template <Backend B>
 struct AddBias {
+  static constexpr bool one_level = true;
   ConstMatrix<B> scores;
   ConstVector<B> bias;
   Matrix<B> out;

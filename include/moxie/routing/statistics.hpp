@@ -96,8 +96,6 @@ MOXIE_HD MOXIE_INLINE float log_probability(float p) {
 }
 MOXIE_HD MOXIE_INLINE double log_probability(double p) { return p > 0 ? math::log(p) : 0.0; }
 
-/// How many experts are looked at side by side: few are not filled up to a whole strip. The same results either way.
-inline constexpr Index half_strip = strip / 2;
 template <class T, Index width>
 using Lanes = T[static_cast<std::size_t>(width)];
 
@@ -259,6 +257,7 @@ struct GroupStatistics {
 /// total[c] += sums[0, c] + sums[1, c] + ...
 template <Backend B>
 struct AddStatistics {
+  static constexpr bool one_level = true;
   ConstMatrix<B> sums;
   Vector<B> total;
 

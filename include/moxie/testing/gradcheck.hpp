@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "moxie/core/memory.hpp"
+#include "moxie/layer/any_layer.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/routing/record.hpp"
 
@@ -145,11 +146,38 @@ class PaddedRows {
   Buffer<B, double> memory_;
 };
 
+/// A layer that is somebody else's.
 template <Layer L>
+class LayerReference {
+ public:
+  using BackendType = typename L::BackendType;
+  using Tape = typename L::Tape;
+
+  explicit LayerReference(const L& layer) : layer_(&layer) {}
+  Index input_width() const { return layer_->input_width(); }
+  Index output_width() const { return layer_->output_width(); }
+  void bind(Arena<BackendType>& arena, Index rows, Tape& tape) const { layer_->bind(arena, rows, tape); }
+  void forward(ConstMatrix<BackendType> x, Matrix<BackendType> y, Tape& tape,
+               const Pass<BackendType>& pass) const {
+    layer_->forward(x, y, tape, pass);
+  }
+  void backward(ConstMatrix<BackendType> dy, Matrix<BackendType> dx, Tape& tape) const {
+    layer_->backward(dy, dx, tape);
+  }
+  Parameters<BackendType>& parameters() const { return layer_->parameters(); }
+  void visit_routing(Tape& tape, RoutingVisitor<BackendType>& visitor) const {
+    if constexpr (requires { layer_->visit_routing(tape, visitor); })
+      layer_->visit_routing(tape, visitor);
+  }
+
+ private:
+  const L* layer_;
+};
+
+/// The layer's type is forgotten: the check is compiled once for all layers of a backend.
+template <Backend B>
 class GradientChecker {
-  using B = typename L::BackendType;
-  static_assert(std::same_as<typename B::Scalar, double>,
-                "moxie::testing::check_gradients: central differences need a backend of double");
+  using L = AnyLayer<B>;
 
  public:
   struct Outcome {
@@ -240,8 +268,7 @@ class GradientChecker {
     double sum = 0;
     for (std::size_t i = 0; i < out.size(); ++i) sum += w_[i] * out[i];
     LossSum<B> losses(backend_);
-    if constexpr (requires { layer_.visit_routing(tape, losses); })
-      layer_.visit_routing(tape, losses);
+    layer_.visit_routing(tape, losses);
     return sum + losses.sum;
   }
 
@@ -300,7 +327,7 @@ class GradientChecker {
           near(apart.y, full.y) && near(apart.dx, full.dx) && near(apart.gradients, full.gradients),
           "rows with gaps between them give other results");
     }
-    if constexpr (requires(RoutingSnapshot<B>& v) { layer_.visit_routing(tape, v); }) {
+    {
       PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
       PaddedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
       const PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
@@ -460,7 +487,11 @@ class GradientChecker {
 template <Layer L>
 GradientReport check_gradients(const L& layer, Index rows,
                                const GradientOptions<typename L::BackendType>& options = {}) {
-  return detail::GradientChecker<L>(layer, rows, options).run();
+  using B = typename L::BackendType;
+  static_assert(std::same_as<typename B::Scalar, double>,
+                "moxie::testing::check_gradients: central differences need a backend of double");
+  const AnyLayer<B> any = detail::LayerReference<L>(layer);
+  return detail::GradientChecker<B>(any, rows, options).run();
 }
 
 }  // namespace moxie::testing

@@ -8,6 +8,7 @@
 #include "moxie/regularizer/concept.hpp"
 #include "moxie/router/noise.hpp"
 #include "moxie/router/top_k.hpp"
+#include "moxie/runtime/any_regularizers.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
 
 namespace moxie::testing {
@@ -22,13 +23,24 @@ struct RegularizerLawOptions {
 
 namespace detail {
 
-template <Backend B, class A>
+/// A regularizer with its weight, with twice that, and with none, without its type: the laws are compiled once for all of
+/// them.
+template <Backend B>
+struct RegularizerWeights {
+  using Part = moxie::detail::RegularizerPart<B, SparseRouting<B>>;
+  const Part &once, &twice, &none;
+  bool per_group;
+};
+
+template <Backend B>
 class RegularizerChecker {
   using T = typename B::Scalar;
   using RouterType = WithNoise<GaussianNoise, TopKRouter>;
+  using Part = typename RegularizerWeights<B>::Part;
 
  public:
-  RegularizerChecker(B& b, const A& regularizer, const RegularizerLawOptions& options)
+  RegularizerChecker(B& b, const RegularizerWeights<B>& regularizer,
+                     const RegularizerLawOptions& options)
       : backend_(b), regularizer_(regularizer), options_(options), draw_(options.seed) {}
 
   LawReport run() {
@@ -77,7 +89,7 @@ class RegularizerChecker {
                     c_.pairs.size() / 2, " pairs");
   }
 
-  Outcome evaluate(const Case& c, const A& a) {
+  Outcome evaluate(const Case& c, const Part& a) {
     SparseFixture<B> f(
         backend_,
         {.tokens = c.tokens(), .experts = c.experts, .choices = c.choices, .group = c.group},
@@ -92,13 +104,13 @@ class RegularizerChecker {
     const Buffer<B, T> out(backend_, 1);
     a.accumulate(backend_, f.context, f.routing, sums.view());
     std::vector<T> summed = to_host(backend_, sums.view());
-    a.loss(backend_, f.context, f.routing, ConstVector<B>(sums.view()), out.view());
-    a.loss_backward(backend_, f.context, f.routing, ConstVector<B>(sums.view()), f.gradients);
+    a.loss(backend_, f.context, f.routing, ConstVector<B>(sums.view()), out.view(), 1);
+    a.loss_backward(backend_, f.context, f.routing, ConstVector<B>(sums.view()), f.gradients, 1);
     router.route_backward(backend_, f.context, f.routing, f.gradients);
     return {std::move(summed), f.d_logits(), static_cast<double>(to_host(backend_, out.view())[0]),
             f.choices()};
   }
-  Outcome evaluate(const Case& c) { return evaluate(c, regularizer_); }
+  Outcome evaluate(const Case& c) { return evaluate(c, regularizer_.once); }
 
   void law_of_gradient() {
     const Outcome here = evaluate(c_);
@@ -133,7 +145,7 @@ class RegularizerChecker {
     for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += rest[i];
     recorder_.expect(all_near(sum, all, 10 * tolerance<T>), "sums are not additive over tokens");
 
-    if (!A::per_group || c_.groups == 1) return;
+    if (!regularizer_.per_group || c_.groups == 1) return;
     const Index before = c_.tokens() - c_.group;
     Case others = c_;  // other tokens in all groups but the last
     for (Index i = 0; i < before * c_.experts; ++i)
@@ -180,17 +192,13 @@ class RegularizerChecker {
   }
   void law_of_weights() {
     const Outcome once = evaluate(c_);
-    A heavier = regularizer_;
-    heavier.weight = 2 * regularizer_.weight;
-    const Outcome twice = evaluate(c_, heavier);
+    const Outcome twice = evaluate(c_, regularizer_.twice);
     bool scaled = near(twice.loss, 2 * once.loss, tolerance<T>);
     for (std::size_t i = 0; i < once.d_logits.size(); ++i)
       scaled = scaled && near(static_cast<double>(twice.d_logits[i]),
                               2 * static_cast<double>(once.d_logits[i]), tolerance<T>);
     recorder_.expect(scaled, "loss and gradient are not proportional to the weight");
-    A none = regularizer_;
-    none.weight = 0;
-    const Outcome nothing = evaluate(c_, none);
+    const Outcome nothing = evaluate(c_, regularizer_.none);
     bool zero = nothing.loss == 0;
     for (const T d : nothing.d_logits) zero = zero && d == 0;
     recorder_.expect(zero, "weight 0 changes something");
@@ -215,7 +223,7 @@ class RegularizerChecker {
   }
 
   B& backend_;
-  const A& regularizer_;
+  const RegularizerWeights<B>& regularizer_;
   RegularizerLawOptions options_;
   Draw draw_;
   Case c_;
@@ -230,7 +238,12 @@ class RegularizerChecker {
 template <Backend B, class A>
 requires Regularizer<A, B, SparseRouting<B>> LawReport check_regularizer_laws(
     B& backend, const A& regularizer, const RegularizerLawOptions& options = {}) {
-  return detail::RegularizerChecker<B, A>(backend, regularizer, options).run();
+  using Model = moxie::detail::RegularizerModel<B, SparseRouting<B>, A>;
+  A heavier = regularizer, weightless = regularizer;
+  heavier.weight = 2 * regularizer.weight;
+  weightless.weight = 0;
+  const Model once(regularizer), twice(heavier), none(weightless);
+  return detail::RegularizerChecker<B>(backend, {once, twice, none, A::per_group}, options).run();
 }
 
 }  // namespace moxie::testing

@@ -37,6 +37,9 @@ struct BlockProduct {
     }
   }
 
+  /// The same from code that is compiled once for all levels.
+  MOXIE_INLINE void run(AnyLevel any, BlockMemory<T>& memory) const;
+
  private:
   template <class L>
   MOXIE_INLINE void block(BlockMemory<T>& memory, Index row, Index m, Index col, Index n,
@@ -82,5 +85,22 @@ struct BlockProduct {
     return reuse > 16 && count * f.stride * static_cast<Index>(sizeof(T)) > 65536;
   }
 };
+
+/// A BlockProduct at a level: the one thing that is compiled for each level, however many kinds of tasks there are.
+template <class T>
+struct RunBlockProduct {
+  const BlockProduct<T>& product;
+  BlockMemory<T>& memory;
+
+  template <class L>
+  MOXIE_INLINE void operator()(L level) const {
+    product.run(level, memory);
+  }
+};
+
+template <class T>
+MOXIE_INLINE void BlockProduct<T>::run(AnyLevel any, BlockMemory<T>& memory) const {
+  at_level(any.level, RunBlockProduct<T>{*this, memory});
+}
 
 }  // namespace moxie::detail

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "moxie/backend/cpu.hpp"
-#include "moxie/backend/cpu/eigen_product.hpp"
+#include "moxie/backend/cpu/engine_products.hpp"
 #include "moxie/backend/cpu/loops.hpp"
 #include "moxie/backend/cpu/products.hpp"
 #include "moxie/backend/cpu/sort.hpp"
@@ -30,30 +30,13 @@ void CpuBackend<T>::fill(VectorView<U> v, std::type_identity_t<U> value) const {
 template <std::floating_point T>
 template <class F>
 void CpuBackend<T>::for_each(Index n, const F& f, Index grain) const {
-  // Eight tasks a worker even out what the functor costs; more would only be handed out.
-  const Index step = detail::task_size(n, workers(), grain);
-  parallel(detail::divide_up(n, step), [&](Index task, int) {
-    const Index first = task * step;
-    detail::each_at_level(level_, f, first, detail::smaller(first + step, n));
-  });
+  detail::run_range(executor_, n, grain, detail::range_loop<F>(level_), &f);
 }
 
 template <std::floating_point T>
 template <class F>
 void CpuBackend<T>::for_each(Index rows, Index cols, const F& f) const {
-  if (rows < 1 || cols < 1) return;
-  constexpr Index elements = 4096;    // of a task, at least
-  constexpr Index widest = 16384;     // columns of a task: one long row is work for all
-  const Index col_step = cols > 2 * widest ? widest : cols;
-  const Index col_tasks = detail::divide_up(cols, col_step);
-  const Index row_step =
-      detail::task_size(rows, workers(), detail::divide_up(elements, col_step));
-  parallel(detail::divide_up(rows, row_step) * col_tasks, [&](Index task, int) {
-    const Index row = task / col_tasks * row_step;
-    const Index col = task % col_tasks * col_step;
-    detail::each_at_level(level_, f, row, detail::smaller(row_step, rows - row), col,
-                          detail::smaller(col + col_step, cols));
-  });
+  detail::run_block(executor_, rows, cols, detail::block_loop<F>(level_), &f);
 }
 
 template <std::floating_point T>
@@ -62,9 +45,8 @@ std::size_t CpuBackend<T>::column_sums_bytes(Index rows, Index cols) const {
 }
 
 template <std::floating_point T>
-template <class F>
-void CpuBackend<T>::column_sums(Index rows, Index cols, const F& f, VectorView<T> out,
-                                VectorView<std::byte> scratch) const {
+void CpuBackend<T>::check_column_sums(Index rows, Index cols, VectorView<T> out,
+                                      VectorView<std::byte> scratch) const {
   if (out.size != cols) {
     throw_shape("moxie::CpuBackend::column_sums: out has ", out.size, " elements, expected ", cols);
   }
@@ -73,20 +55,18 @@ void CpuBackend<T>::column_sums(Index rows, Index cols, const F& f, VectorView<T
     throw_shape("moxie::CpuBackend::column_sums: scratch has ", scratch.size, " bytes, expected ",
                 bytes, " (column_sums_bytes)");
   }
+}
+
+template <std::floating_point T>
+template <class F>
+void CpuBackend<T>::column_sums(Index rows, Index cols, const F& f, VectorView<T> out,
+                                VectorView<std::byte> scratch) const {
+  check_column_sums(rows, cols, out, scratch);
   if (rows < 1 || cols < 1) return;
-  const Index chunks = detail::divide_up(rows, sum_chunk);
   T* const sums = reinterpret_cast<T*>(scratch.data);
-  parallel(chunks, [&](Index chunk, int) {
-    const Index first = chunk * sum_chunk;
-    const detail::ChunkSums<T, F> of_chunk{f, first, detail::smaller(first + sum_chunk, rows), cols,
-                                           sums + chunk * cols};
-    if constexpr (detail::OneLevel<F>) {
-      detail::enter(detail::Baseline{}, of_chunk);
-    } else {
-      at_level(of_chunk);
-    }
-  });
-  for_each(cols, detail::AddChunks<T>{{sums, chunks, cols}, out.data}, 4096);
+  detail::run_chunks<T>(executor_, level_, rows, cols, detail::sum_chunk_at<T, F>, &f, sums);
+  for_each(cols, detail::AddChunks<T>{{sums, detail::divide_up(rows, sum_chunk), cols}, out.data},
+           4096);
 }
 
 template <std::floating_point T>
@@ -107,22 +87,22 @@ void CpuBackend<T>::gemm(Op op_a, Op op_b, T alpha, MatrixView<const T> a, Matri
                          T beta, MatrixView<T> c) const {
   check_product("gemm", op_a, op_b, a, b, c);
   const Index inner = op_a == Op::none ? a.cols : a.rows;
-  if (product_ == Product::eigen) {
-    parallel(detail::divide_up(c.rows, detail::eigen_rows), [&](Index task, int) {
-      const Index first = task * detail::eigen_rows;
-      const Index n = detail::smaller(detail::eigen_rows, c.rows - first);
-      detail::eigen_product(op_a, op_b, alpha,
-                            op_a == Op::none ? a.middle(first, n) : a.columns(first, n), b, beta,
-                            c.middle(first, n));
+  if (product_ != nullptr) {
+    parallel(detail::divide_up(c.rows, detail::engine_rows), [&](Index task, int) {
+      const Index first = task * detail::engine_rows;
+      const Index n = detail::smaller(detail::engine_rows, c.rows - first);
+      product_->gemm(op_a, op_b, alpha, op_a == Op::none ? a.middle(first, n) : a.columns(first, n), b,
+                     beta, c.middle(first, n));
     });
     return;
   }
   const detail::BlockProduct<T> product{{a.data, a.stride, op_a, nullptr, nullptr},
                                         {b.data, b.stride, op_b, nullptr, nullptr},
                                         c.data, c.stride, 0, 0, 0, 0, 0, inner, alpha, beta};
+  const detail::AnyLevel level{level_};
   const detail::Cut cut = detail::cut_product<T>(c.rows, c.cols, inner, op_a, workers());
   parallel(cut.tasks(),
-           [&](Index task, int) { at_level(detail::GemmTask<T>{product, cut, task}); });
+           [&](Index task, int) { detail::GemmTask<T>{product, cut, task}(level); });
 }
 
 template <std::floating_point T>
@@ -135,22 +115,23 @@ void CpuBackend<T>::batched_gemm(Op op_a, Op op_b, T alpha, BatchView<const T> a
                 " heads, expected the same");
   }
   const Index products = c.images * c.heads;
-  if (product_ == Product::eigen) {
+  if (product_ != nullptr) {
     parallel(products, [&](Index i, int) {
       const Index image = i / c.heads;
       const Index head = i % c.heads;
-      detail::eigen_product(op_a, op_b, alpha, a(image, head), b(image, head), beta, c(image, head));
+      product_->gemm(op_a, op_b, alpha, a(image, head), b(image, head), beta, c(image, head));
     });
     return;
   }
   const Index inner = op_a == Op::none ? a.first.cols : a.first.rows;
   const Index work = c.first.rows * c.first.cols * (inner > 0 ? inner : 1);
+  const detail::AnyLevel level{level_};
   const Index step =
       detail::task_size(products, workers(), detail::divide_up(detail::worth_a_task, work + 1));
   parallel(detail::divide_up(products, step), [&](Index task, int) {
     const Index first = task * step;
-    at_level(detail::BatchedTask<T>{a, b, c, op_a, op_b, alpha, beta, first,
-                                    detail::smaller(first + step, products)});
+    detail::BatchedTask<T>{a, b, c, op_a, op_b, alpha, beta, first,
+                           detail::smaller(first + step, products)}(level);
   });
 }
 
@@ -173,22 +154,19 @@ void CpuBackend<T>::grouped_gemm(const Rows<B>& rows, Op op, MatrixView<const T>
     throw_shape("moxie::CpuBackend::grouped_gemm: out has ", out.rows, " rows, expected ",
                 offset[experts], " (the last offset)");
   }
-  if (product_ == Product::eigen) {
+  if (product_ != nullptr) {
     parallel(experts, [&](Index e, int) {
-      const MatrixView<const T> weights = w.middle(e * (w.rows / experts), w.rows / experts);
-      for (Index r = offset[e]; r < offset[e + 1]; r += detail::eigen_rows) {
-        const Index n = detail::smaller(detail::eigen_rows, offset[e + 1] - r);
-        const EigenMatrix<T> x = detail::eigen_rows_of(rows, r, n);
-        detail::eigen_product(Op::none, op, T(1), as_view(x), weights, T(0), out.middle(r, n));
-      }
+      detail::engine_rows_of(*product_, rows, e, op, w.middle(e * (w.rows / experts), w.rows / experts),
+                             out);
     });
     return;
   }
   const detail::Factor<T> x{rows.x.data, rows.x.stride, Op::none, rows.index.data,
                             rows.scale.data};
+  const detail::AnyLevel level{level_};
   const detail::Cut cut = detail::cut_product<T>(count, out.cols, inner, Op::none, workers());
   parallel(cut.tasks(), [&](Index task, int) {
-    at_level(detail::GroupedTask<T>{x, w, op, out, offset, experts, inner, cut, task});
+    detail::GroupedTask<T>{x, w, op, out, offset, experts, inner, cut, task}(level);
   });
 }
 
@@ -205,15 +183,9 @@ void CpuBackend<T>::grouped_gemm_weights(const Rows<B>& rows, const Rows<B>& dy,
   }
   if (experts < 1) return;
   const std::int32_t* const offset = rows.offset.data;
-  if (product_ == Product::eigen) {
+  if (product_ != nullptr) {
     parallel(experts, [&](Index e, int) {
-      for (Index r = offset[e]; r < offset[e + 1]; r += detail::eigen_rows) {
-        const Index n = detail::smaller(detail::eigen_rows, offset[e + 1] - r);
-        const EigenMatrix<T> x = detail::eigen_rows_of(rows, r, n);
-        const EigenMatrix<T> g = detail::eigen_rows_of(dy, r, n);
-        detail::eigen_product(Op::transpose, Op::none, T(1), as_view(x), as_view(g), T(1),
-                              dw.middle(e * height, height));
-      }
+      detail::engine_weights_of(*product_, rows, dy, e, dw.middle(e * height, height));
     });
     return;
   }
@@ -221,10 +193,11 @@ void CpuBackend<T>::grouped_gemm_weights(const Rows<B>& rows, const Rows<B>& dy,
                             rows.scale.data};
   const detail::Factor<T> g{dy.x.data, dy.x.stride, Op::none, dy.index.data, dy.scale.data};
   const Index count = offset[experts] - offset[0];
+  const detail::AnyLevel level{level_};
   const detail::Cut cut = detail::cut_product<T>(height, dw.cols, count / experts, Op::transpose,
                                                  workers(), experts);
   parallel(cut.tasks() * experts, [&](Index task, int) {
-    at_level(detail::GroupedWeightsTask<T>{x, g, dw, offset, cut, task});
+    detail::GroupedWeightsTask<T>{x, g, dw, offset, cut, task}(level);
   });
 }
 

@@ -69,132 +69,75 @@ struct Avx512 {
   static constexpr int tile_rows(int n) { return n == 4 ? 6 : 8; }
 };
 
+/// Stands for a level in code that is compiled once, and picks the level where it enters a kernel.
+struct AnyLevel {
+  Level level;
+};
+
 /// A functor of one or two lines per element says `static constexpr bool elementwise = true` and gets loops of
 /// constant length, which GCC vectorises already at -O2. For anything longer (a row, a token) they would only
 /// double the code of each level.
 template <class F>
 concept Elementwise = requires { requires F::elementwise; };
 
-/// A functor in which nothing vectorises (it follows indices, branches, draws) says `static constexpr bool one_level =
-/// true` and is compiled once, for the baseline, not for each level: a third of the time to compile.
+/// A functor in which nothing vectorises (it follows indices, branches, draws), or that only moves memory, says
+/// `static constexpr bool one_level = true` and is compiled once, for the baseline, not for each level: a third of the time
+/// to compile.
 template <class F>
 concept OneLevel = requires { requires F::one_level; };
 
-// Target attributes cannot depend on template arguments, so these trampolines are the only functions that
-// carry them; everything a kernel calls is inlined into one. The loops of `enter_each` are written out
-// because Clang's flatten reaches only the calls it sees in the body.
 inline constexpr Index loop_strip = 64;  // a constant trip count, which GCC vectorises at -O2
 
-/// f(L{}).
-template <class F>
-MOXIE_TARGET_BASELINE void enter(Baseline, const F& f) {
-  f(Baseline{});
-}
-/// f(i) for i in [first, last): independent of each other by the contract of `for_each`.
-template <class F>
-MOXIE_TARGET_BASELINE void enter_each(Baseline, const F& f, Index first, Index last) {
-  const F g = f;
-  if constexpr (Elementwise<F>) {
-    Index i = first;
-    for (; i + loop_strip <= last; i += loop_strip) {
-      MOXIE_INDEPENDENT
-      for (Index k = 0; k < loop_strip; ++k) g(i + k);
-    }
-    for (; i < last; ++i) g(i);
-  } else {
-    for (Index i = first; i < last; ++i) g(i);
-  }
-}
-/// f(i, j) for j in [first, last).
-template <class F>
-MOXIE_TARGET_BASELINE void enter_each(Baseline, const F& f, Index row, Index rows, Index first,
-                                      Index last) {
-  const F g = f;
-  for (Index i = row; i < row + rows; ++i) {
-    if constexpr (Elementwise<F>) {
-      Index j = first;
-      for (; j + loop_strip <= last; j += loop_strip) {
-        MOXIE_INDEPENDENT
-        for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
-      }
-      for (; j < last; ++j) g(i, j);
-    } else {
-      for (Index j = first; j < last; ++j) g(i, j);
-    }
-  }
-}
+/// A loop over a functor whose type is forgotten: f(i) for i in [first, last), and f(i, j) for `rows` rows from `row`
+/// and j in [first, last). Indices are independent of each other by the contract of `for_each`.
+using RangeLoop = void (*)(const void* f, Index first, Index last);
+using BlockLoop = void (*)(const void* f, Index row, Index rows, Index first, Index last);
 
+// Target attributes cannot depend on template arguments, so these trampolines are the only functions that
+// carry them; everything a kernel calls is inlined into one. The loops are written out in each because
+// Clang's flatten reaches only the calls it sees in the body.
+//
+//   enter(L{}, f)       f(L{})
+//   range_<level><F>    a RangeLoop
+//   block_<level><F>    a BlockLoop
+#define MOXIE_TRAMPOLINES(ATTRIBUTES, LEVEL, RANGE, BLOCK)                              \
+  template <class F>                                                                    \
+  ATTRIBUTES void enter(LEVEL, const F& f) {                                            \
+    f(LEVEL{});                                                                         \
+  }                                                                                     \
+  template <class F>                                                                    \
+  ATTRIBUTES void RANGE(const void* f, Index first, Index last) {                       \
+    const F g = *static_cast<const F*>(f);                                              \
+    Index i = first;                                                                    \
+    if constexpr (Elementwise<F>) {                                                     \
+      for (; i + loop_strip <= last; i += loop_strip) {                                 \
+        MOXIE_INDEPENDENT                                                               \
+        for (Index k = 0; k < loop_strip; ++k) g(i + k);                                \
+      }                                                                                 \
+    }                                                                                   \
+    for (; i < last; ++i) g(i);                                                         \
+  }                                                                                     \
+  template <class F>                                                                    \
+  ATTRIBUTES void BLOCK(const void* f, Index row, Index rows, Index first, Index last) { \
+    const F g = *static_cast<const F*>(f);                                              \
+    for (Index i = row; i < row + rows; ++i) {                                          \
+      Index j = first;                                                                  \
+      if constexpr (Elementwise<F>) {                                                   \
+        for (; j + loop_strip <= last; j += loop_strip) {                               \
+          MOXIE_INDEPENDENT                                                             \
+          for (Index k = 0; k < loop_strip; ++k) g(i, j + k);                           \
+        }                                                                               \
+      }                                                                                 \
+      for (; j < last; ++j) g(i, j);                                                    \
+    }                                                                                   \
+  }
+
+MOXIE_TRAMPOLINES(MOXIE_TARGET_BASELINE, Baseline, range_baseline, block_baseline)
 #if defined(__x86_64__)
-template <class F>
-MOXIE_TARGET_AVX2 void enter(Avx2, const F& f) {
-  f(Avx2{});
-}
-template <class F>
-MOXIE_TARGET_AVX2 void enter_each(Avx2, const F& f, Index first, Index last) {
-  const F g = f;
-  if constexpr (Elementwise<F>) {
-    Index i = first;
-    for (; i + loop_strip <= last; i += loop_strip) {
-      MOXIE_INDEPENDENT
-      for (Index k = 0; k < loop_strip; ++k) g(i + k);
-    }
-    for (; i < last; ++i) g(i);
-  } else {
-    for (Index i = first; i < last; ++i) g(i);
-  }
-}
-template <class F>
-MOXIE_TARGET_AVX2 void enter_each(Avx2, const F& f, Index row, Index rows, Index first, Index last) {
-  const F g = f;
-  for (Index i = row; i < row + rows; ++i) {
-    if constexpr (Elementwise<F>) {
-      Index j = first;
-      for (; j + loop_strip <= last; j += loop_strip) {
-        MOXIE_INDEPENDENT
-        for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
-      }
-      for (; j < last; ++j) g(i, j);
-    } else {
-      for (Index j = first; j < last; ++j) g(i, j);
-    }
-  }
-}
-template <class F>
-MOXIE_TARGET_AVX512 void enter(Avx512, const F& f) {
-  f(Avx512{});
-}
-template <class F>
-MOXIE_TARGET_AVX512 void enter_each(Avx512, const F& f, Index first, Index last) {
-  const F g = f;
-  if constexpr (Elementwise<F>) {
-    Index i = first;
-    for (; i + loop_strip <= last; i += loop_strip) {
-      MOXIE_INDEPENDENT
-      for (Index k = 0; k < loop_strip; ++k) g(i + k);
-    }
-    for (; i < last; ++i) g(i);
-  } else {
-    for (Index i = first; i < last; ++i) g(i);
-  }
-}
-template <class F>
-MOXIE_TARGET_AVX512 void enter_each(Avx512, const F& f, Index row, Index rows, Index first,
-                                    Index last) {
-  const F g = f;
-  for (Index i = row; i < row + rows; ++i) {
-    if constexpr (Elementwise<F>) {
-      Index j = first;
-      for (; j + loop_strip <= last; j += loop_strip) {
-        MOXIE_INDEPENDENT
-        for (Index k = 0; k < loop_strip; ++k) g(i, j + k);
-      }
-      for (; j < last; ++j) g(i, j);
-    } else {
-      for (Index j = first; j < last; ++j) g(i, j);
-    }
-  }
-}
+MOXIE_TRAMPOLINES(MOXIE_TARGET_AVX2, Avx2, range_avx2, block_avx2)
+MOXIE_TRAMPOLINES(MOXIE_TARGET_AVX512, Avx512, range_avx512, block_avx512)
 #endif
+#undef MOXIE_TRAMPOLINES
 
 /// Runs f, a struct with `template <class L> MOXIE_INLINE void operator()(L) const`, compiled for `level`.
 template <class F>
@@ -207,20 +150,26 @@ void at_level(Level level, const F& f) {
     default: return enter(Baseline{}, f);
   }
 }
-/// Runs f(i) for each i of a range, or f(i, j) for each of a block, compiled for `level`.
-template <class F, class... Range>
-void each_at_level(Level level, const F& f, Range... range) {
-  if constexpr (OneLevel<F>) {
-    enter_each(Baseline{}, f, range...);
-  } else {
-    switch (level) {
+/// The loops over F for `level`.
+template <class F>
+RangeLoop range_loop(Level level) {
+  if constexpr (!OneLevel<F>) {
 #if defined(__x86_64__)
-      case Level::avx512: return enter_each(Avx512{}, f, range...);
-      case Level::avx2: return enter_each(Avx2{}, f, range...);
+    if (level == Level::avx512) return range_avx512<F>;
+    if (level == Level::avx2) return range_avx2<F>;
 #endif
-      default: return enter_each(Baseline{}, f, range...);
-    }
   }
+  return range_baseline<F>;
+}
+template <class F>
+BlockLoop block_loop(Level level) {
+  if constexpr (!OneLevel<F>) {
+#if defined(__x86_64__)
+    if (level == Level::avx512) return block_avx512<F>;
+    if (level == Level::avx2) return block_avx2<F>;
+#endif
+  }
+  return block_baseline<F>;
 }
 
 }  // namespace detail

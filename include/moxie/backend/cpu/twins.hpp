@@ -18,7 +18,7 @@ namespace detail {
 /// operation, found by Accelerates (ops/accelerate.hpp). A base of CpuBackend, so that its bodies
 /// see all of the backend through `self()` and its interface stays a list of primitives.
 ///
-/// Product::eigen turns off the twins that bring products of their own: it is there to be a second
+/// A ProductEngine turns off the twins that bring products of their own: it is there to be a second
 /// opinion.
 template <class T>
 class CpuTwins {
@@ -28,14 +28,14 @@ class CpuTwins {
   template <class B>
   void bind(const Attention&, Arena<B>& arena, const AttentionShape& shape,
             AttentionMemory<B>& memory) const {
-    if (self().product() == Product::eigen) return Attention::generic_bind(arena, shape, memory);
+    if (self().product() != nullptr) return Attention::generic_bind(arena, shape, memory);
     CpuAttention<T>{self(), shape}.bind(arena, memory);
   }
   template <class B>
   void run(const Attention&, const AttentionShape& shape, MatrixView<const T> q,
            MatrixView<const T> k, MatrixView<const T> v, const AttentionMemory<B>& memory,
            MatrixView<T> o) {
-    if (self().product() == Product::eigen)
+    if (self().product() != nullptr)
       return Attention::generic(static_cast<B&>(*this), shape, q, k, v, memory, o);
     CpuAttention<T>{self(), shape}.forward(q, k, v, memory.kept, memory.working, o);
   }
@@ -43,7 +43,7 @@ class CpuTwins {
   void run(const AttentionBackward&, const AttentionShape& shape, MatrixView<const T> q,
            MatrixView<const T> k, MatrixView<const T> v, MatrixView<const T> d_o,
            const AttentionMemory<B>& memory, MatrixView<T> dq, MatrixView<T> dk, MatrixView<T> dv) {
-    if (self().product() == Product::eigen)
+    if (self().product() != nullptr)
       return AttentionBackward::generic(static_cast<B&>(*this), shape, q, k, v, d_o, memory, dq, dk,
                                         dv);
     CpuAttention<T>{self(), shape}.backward(q, k, v, d_o, memory.kept, memory.working, dq, dk, dv);
@@ -51,13 +51,13 @@ class CpuTwins {
   template <class B>
   void bind(const ExpertProduct&, Arena<B>& arena, const Parameters<B>& p, const ExpertWeights<B>& one,
             const ExpertWeights<B>& two, Index rows, ExpertMemory<B>& memory) const {
-    if (self().product() == Product::eigen) return;
+    if (self().product() != nullptr) return;
     CpuExpertProduct<T>{self()}.bind(arena, p, one, two, rows, memory);
   }
   template <class B, class End>
   void run(const ExpertProduct&, const Parameters<B>& p, const ExpertWeights<B>& w,
            const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out, const End& end) {
-    if (self().product() == Product::eigen)
+    if (self().product() != nullptr)
       return ExpertProduct::generic(static_cast<B&>(*this), p, w, memory, rows, op, out, end);
     const CpuExpertProduct<T> twin{self()};
     if constexpr (std::same_as<T, float>) {
@@ -72,7 +72,7 @@ class CpuTwins {
   void run(const ExpertWeightsProduct&, const ExpertMemory<B>& memory, const Rows<B>& rows,
            const Rows<B>& dy, MatrixView<T> dw) {
     // Scaled rows come as gradients, not as input.
-    if (self().product() == Product::eigen || rows.scale)
+    if (self().product() != nullptr || rows.scale)
       return ExpertWeightsProduct::generic(static_cast<B&>(*this), memory, rows, dy, dw);
     CpuExpertProduct<T>{self()}.weights(factor_of(rows, Op::transpose), factor_of(dy, Op::none), rows.offset,
                                         rows.x.cols, memory.working, dw);

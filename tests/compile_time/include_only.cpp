@@ -1,0 +1,1 @@
+#include <moxie/moxie.hpp>
