@@ -3,8 +3,9 @@
 /// Mixture-of-experts layers on CPUs: every policy, the layer and what is put around it. By themselves: moxie/nn/*.hpp
 /// (transformers), moxie/optimizer/*.hpp, moxie/train/*.hpp, moxie/runtime/make_layer.hpp (choice at run time),
 /// moxie/robust/*.hpp (attacks, robust accuracy, certificates, stability), moxie/testing/*.hpp (checks for policies of
-/// one's own). With further needs: moxie/backend/thread_pool.hpp (threads), moxie/backend/thrust_host.hpp (Thrust),
-/// moxie/io/*.hpp (files).
+/// one's own), moxie/core/span.hpp and moxie/core/mdspan.hpp (views of your tensors). With further needs:
+/// moxie/backend/thread_pool.hpp (threads), moxie/backend/openmp_executor.hpp (OpenMP), moxie/backend/thrust_host.hpp (Thrust),
+/// moxie/core/eigen.hpp and moxie/backend/cpu/eigen_product.hpp (Eigen), moxie/io/*.hpp (files).
 
 #include "moxie/backend/cpu.hpp"
 #include "moxie/capacity/dropless.hpp"
