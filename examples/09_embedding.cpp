@@ -6,18 +6,18 @@
 #include <vector>
 
 // ---- what was there: samples in padded rows, a linear read-out, plain gradient descent ----
-constexpr std::size_t samples = 128, width = 16, row = 20;  // each row has four numbers of another's
+constexpr std::size_t samples = 128, width = 16, pitch = 20;  // each row has four numbers of another's
 
 void descend(float* values, const float* gradients, std::size_t count, float rate) {
   for (std::size_t i = 0; i < count; ++i) values[i] -= rate * gradients[i];
 }
 
 int main() {
-  std::vector<float> data(samples * row), wanted(samples);
+  std::vector<float> data(samples * pitch), wanted(samples);
   for (std::size_t i = 0; i < data.size(); ++i)
     data[i] = std::sin(0.37F * static_cast<float>(i * (i % 7 + 1)));
   for (std::size_t s = 0; s < samples; ++s)  // what is wanted depends on which of two kinds a sample is
-    wanted[s] = data[s * row] > 0 ? data[s * row + 1] : -data[s * row + 2];
+    wanted[s] = data[s * pitch] > 0 ? data[s * pitch + 1] : -data[s * pitch + 2];
   std::vector<float> weights(width, 0.1F), d_weights(width);
 
   // [embed] ---- what is new: the layer, its tape, and memory for what goes in and out of it ----
@@ -31,7 +31,7 @@ int main() {
   auto tape = layer.make_tape(samples);
   std::vector<float> hidden(samples * width), d_hidden(samples * width);
   // the loop's own memory, as it lies: no copy, and the padding stays out
-  const auto x = moxie::as_matrix(std::span<const float>(data), samples, width, row);
+  const auto x = moxie::as_matrix(std::span<const float>(data), samples, width, pitch);
   const auto h = moxie::as_matrix(std::span(hidden), width);
   const auto dh = moxie::as_matrix(std::span(d_hidden), width);
   // [embed]
@@ -48,12 +48,12 @@ int main() {
     for (std::size_t s = 0; s < samples; ++s) {  // score = (x + h) w, the residual is the loop's
       float score = 0;
       for (std::size_t j = 0; j < width; ++j)
-        score += (data[s * row + j] + hidden[s * width + j]) * weights[j];
+        score += (data[s * pitch + j] + hidden[s * width + j]) * weights[j];
       const float error = score - wanted[s];
       loss += error * error / samples;
       for (std::size_t j = 0; j < width; ++j) {
         const float d = 2 * error / samples;
-        d_weights[j] += d * (data[s * row + j] + hidden[s * width + j]);
+        d_weights[j] += d * (data[s * pitch + j] + hidden[s * width + j]);
         d_hidden[s * width + j] = d * weights[j];
       }
     }
