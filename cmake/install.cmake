@@ -28,6 +28,10 @@ set(moxie_root "/moxie-root")  # any folder: only the way from one to the other 
 file(RELATIVE_PATH moxie_up "${moxie_root}/${moxie_pkgconfig_dir}" "${moxie_root}")
 cmake_path(SET moxie_pc_prefix NORMALIZE "${moxie_up}")
 string(REGEX REPLACE "/$" "" moxie_pc_prefix "${moxie_pc_prefix}")
+set(moxie_pc_includedir "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+if(IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")  # whoever sets that does not move the tree
+  set(moxie_pc_includedir "${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
 configure_file("${CMAKE_CURRENT_LIST_DIR}/moxie.pc.in" "${PROJECT_BINARY_DIR}/moxie.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/moxie.pc" DESTINATION "${moxie_pkgconfig_dir}" COMPONENT moxie)
 

@@ -134,7 +134,7 @@ class VerdictTest(unittest.TestCase):
                   ("balance", 2): self.entries([0.50, 0.51], [[], []]), ("matrix", 1): self.entries([0.60, 0.61], [[], []])}
         self.assertIn("**Met in the mean, not decided.** +1.00 points", prc_page.accuracy_verdict(groups, "matrix", "none", 2))
         self.assertIn("**Met.** +10.50 points", prc_page.accuracy_verdict(groups, "matrix", "balance", 2))
-        self.assertIn("**Met.** +0.50 points", prc_page.one_expert_verdict(groups, "matrix", "none"))
+        self.assertIn("**Met in the mean, not decided.** +0.50 points", prc_page.one_expert_verdict(groups, "matrix", "none"))
         groups["matrix", 1] = self.entries([0.5, 0.5], [[], []])
         self.assertIn("**Not met.** -10.00 points", prc_page.one_expert_verdict(groups, "matrix", "none"))
 

@@ -97,6 +97,13 @@ class Measurement(runs.Run):
         return [*self._words, "--json", str(self.final), *self.arguments]
 
 
+def usable(name):
+    """An image of one of the two splits, whose last folders lead nowhere else."""
+    parts = pathlib.PurePosixPath(name).parts
+    return (len(parts) >= 3 and parts[-3] in ("train", "test") and ".." not in parts
+            and pathlib.PurePosixPath(name).suffix in (".png", ".jpg"))
+
+
 def subset(source, folder, train, test):
     """Copies the first images of each class, by name, of CIFAR-10 as <split>/<class>/*.png|jpg, in a folder or an archive."""
     wanted = f"{train} of each class to train, {test} to test\n"
@@ -113,14 +120,13 @@ def subset(source, folder, train, test):
         return {n: folder.joinpath(*pathlib.PurePosixPath(n).parts[-3:]) for (split, _), own in classes.items()
                 for n in own[:train if split == "train" else test]}
     if source.is_dir():
-        names = [str(p) for p in source.rglob("*") if p.suffix in (".png", ".jpg") and p.parent.parent.name in ("train", "test")]
+        names = [str(p) for p in source.rglob("*") if usable(p)]
         for name, target in chosen(names).items():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(name, target)
     else:
         with tarfile.open(source) as archive:
-            files = {m.name: m for m in archive.getmembers()
-                     if m.isfile() and pathlib.PurePosixPath(m.name).suffix in (".png", ".jpg") and m.name.count("/") >= 2}
+            files = {m.name: m for m in archive.getmembers() if m.isfile() and usable(m.name)}
             places = chosen(files)
             for member in files.values():  # in the archive's order: it is compressed as one
                 if member.name in places:

@@ -118,9 +118,12 @@ def claims(record):
 
 # --- tables and plots -------------------------------------------------------------------------------------------------
 
-def certified(entry):
-    shares = [f"{100 * r['certified']:.1f} % at {255 * r['linf']:g}/255" for r in entry["radii"] if r.get("certified") is not None]
-    return shares[0] if shares else "–"
+def certified(entries):
+    """Of the smallest radius at which shares were certified, over the seeds."""
+    known = [[r for r in e["radii"] if r.get("certified") is not None] for e in entries]
+    if not all(known):
+        return "–"
+    return f"{with_spread([100 * own[0]['certified'] for own in known], 1)} at {255 * known[0][0]['linf']:g}/255"
 
 
 def results_table(record):
@@ -131,10 +134,10 @@ def results_table(record):
             continue
         columns = [with_spread(values(groups, kind, key)) for key in ("sa", "ra", "ra_e", "ra_r", "auto_sa", "auto_ra")]
         bounds = derived(groups, kind, largest_bound)
-        rows.append([name, str(len(own)), *columns, certified(own[0]), f"{statistics.mean(bounds):.3g}" if bounds else "–",
+        rows.append([name, str(len(own)), *columns, certified(own), f"{statistics.mean(bounds):.3g}" if bounds else "–",
                      with_spread(derived(groups, kind, jumps)), with_spread(values(groups, kind, "train_seconds"), 0)])
     return table(["trained by", "seeds", "SA, %", "RA (PGD-50), %", "RA-E, %", "RA-R, %", "SA of AutoAttack's images, %", "RA (AutoAttack), %",
-                  "certified", "largest Lipschitz bound of an expert", "jumps of RA, points", "seconds of training"], rows)
+                  "certified, %", "largest Lipschitz bound of an expert", "jumps of RA, points", "seconds of training"], rows)
 
 
 def margins_table(record):

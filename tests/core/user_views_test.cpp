@@ -48,8 +48,11 @@ TEST_CASE("a span that does not hold the rows is refused") {
       shape_error);
   CHECK_THROWS_AS(as_matrix(all, 0), shape_error);
   CHECK_THROWS_WITH_AS(as_matrix(all, 3, 3, 5),
-                       "moxie::as_matrix: 3 rows of 3 elements, 5 apart, need 13 elements, data has 12",
+                       "moxie::as_matrix: 3 rows of 3 elements, 5 apart, do not fit into data, which has 12",
                        shape_error);
+  CHECK_THROWS_AS(as_matrix(all, moxie::Index{1} << 62, 1, 4), shape_error);  // whose end overflows
+  CHECK_NOTHROW(as_matrix(all, 3, 2, 5));
+  CHECK_NOTHROW(as_matrix(all, 0, 0, 0));
   CHECK_THROWS_WITH_AS(as_matrix(all, 2, 4, 3),
                        "moxie::as_matrix: rows, cols and stride are 2, 4 and 3, expected rows >= 0 and "
                        "stride >= cols >= 0",

@@ -8,6 +8,7 @@
 #include "moxie/backend/cpu.hpp"
 #include "moxie/backend/cpu/eigen_product.hpp"
 #include "moxie/backend/thread_pool.hpp"
+#include "moxie/core/executor.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/testing/expert_laws.hpp"
 #include "support/backends.hpp"
@@ -89,6 +90,16 @@ std::vector<T> gradients_of(Layer<T>& layer) {
   const VectorView<T> g = layer.p().gradients();
   return {g.data, g.data + g.size};
 }
+
+/// Says what it is told; tasks run here.
+class CountedExecutor final : public Executor {
+ public:
+  int count = 1;
+  int workers() const noexcept override { return count; }
+  void run(Index tasks, TaskRef task) override {
+    for (Index i = 0; i < tasks; ++i) task(i, 0);
+  }
+};
 
 bool has(Level level) { return level <= machine_level(); }
 
@@ -222,4 +233,13 @@ TEST_CASE("Products of experts work in the bytes that expert_scratch_bytes says"
   // A block of 256 rows of 512 + 16 elements, and 512 KiB of packed gradients.
   CHECK(detail::expert_scratch_bytes<float>(700, hidden, true) == 256 * 528 * 4 + 512 * 1024);
   CHECK(training.tape.products.working.size == 3 * (256 * 528 * 4 + 512 * 1024));
+}
+
+TEST_CASE("A tape that was made for other workers is refused, before anything is written") {
+  CountedExecutor executor;
+  Layer<float> layer{CpuBackend<float>(executor)};
+  Run<float> run(layer, Gradients::all);
+  executor.count = 2;
+  CHECK_THROWS_WITH_AS(run.forward(), "moxie::CpuBackend: the executor has 2 workers, the tape was made for 1", config_error);
+  CHECK(run.out == std::vector<float>(run.out.size(), 0.0F));
 }

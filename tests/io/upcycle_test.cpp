@@ -153,5 +153,5 @@ TEST_CASE("a dense file that does not fit is refused by name, and nothing is cha
         std::string::npos);
   CHECK(names.find("finds no place") != std::string::npos);
   CHECK(message_of<config_error>([&] { upcycle(file, other, {.noise = -1}); }) ==
-        "moxie::upcycle: noise is -1, expected >= 0");
+        "moxie::upcycle: noise is -1, expected 0 to 1e30");
 }

@@ -63,10 +63,10 @@ double total(const std::vector<T>& v) {
 TEST_CASE_TEMPLATE("softmax_cross_entropy of numbers made by hand", B, MOXIE_TEST_BACKENDS) {
   using T = typename B::Scalar;
   B backend = make_backend<B>();
-  const Buffer<T, B> scores(backend, {0, 0, 0, 0, 1000, 0});
-  const Buffer<T, B> labels(backend, {0, 1, 0, T(0.5), T(0.25), T(0.25)});
-  const Buffer<T, B> losses(backend, 2, T(9));
-  const Buffer<T, B> d(backend, 6, T(9));
+  const test::Buffer<T, B> scores(backend, {0, 0, 0, 0, 1000, 0});
+  const test::Buffer<T, B> labels(backend, {0, 1, 0, T(0.5), T(0.25), T(0.25)});
+  const test::Buffer<T, B> losses(backend, 2, T(9));
+  const test::Buffer<T, B> d(backend, 6, T(9));
   softmax_cross_entropy(backend, scores.view(2, 3), labels.view(2, 3), losses.view(), d.view(2, 3));
   check_near(losses.to_vector(), {std::log(3.0), 750});
   check_near(d.to_vector(), {1 / 6.0, -1 / 3.0, 1 / 6.0, -0.25, 0.375, -0.125});
@@ -80,16 +80,16 @@ TEST_CASE_TEMPLATE("softmax_cross_entropy of numbers made by hand", B, MOXIE_TES
 TEST_CASE_TEMPLATE("sigmoid_cross_entropy gives the reference's numbers", B, MOXIE_TEST_BACKENDS) {
   using T = typename B::Scalar;
   B backend = make_backend<B>();
-  const Buffer<T, B> scores(backend, {T(3.58), T(-0.797), T(-0.815), T(3.41), T(-3.442), T(-4.223),
+  const test::Buffer<T, B> scores(backend, {T(3.58), T(-0.797), T(-0.815), T(3.41), T(-3.442), T(-4.223),
                                       T(-4.314), T(-2.096)});
-  const Buffer<T, B> labels(backend, {0, 1, 0, 0, T(0.3), 0, 0, T(0.7)});
-  const Buffer<T, B> losses(backend, 2, T(0));
+  const test::Buffer<T, B> labels(backend, {0, 1, 0, 0, T(0.3), 0, 0, T(0.7)});
+  const test::Buffer<T, B> losses(backend, 2, T(0));
   sigmoid_cross_entropy(backend, scores.view(2, 4), labels.view(2, 4), losses.view(), {});
   check_near(losses.to_vector(), {8.585507324792397, 2.675095432223861});
 
-  const Buffer<T, B> extreme(backend, {200, -200});
-  const Buffer<T, B> target(backend, {0, 1});
-  const Buffer<T, B> d(backend, 2, T(0));
+  const test::Buffer<T, B> extreme(backend, {200, -200});
+  const test::Buffer<T, B> target(backend, {0, 1});
+  const test::Buffer<T, B> d(backend, 2, T(0));
   sigmoid_cross_entropy(backend, extreme.view(1, 2), target.view(1, 2), losses.view().middle(0, 1),
                         d.view(1, 2));
   check_near(losses.to_vector(), {400, 2.675095432223861});
@@ -139,10 +139,10 @@ TEST_CASE_TEMPLATE("Losses of scores have the gradients of central differences",
             (sizeof(T) == sizeof(float) ? 1e-5 : 1e-8));
   };
 
-  const Buffer<T, B> scores(backend, from(z)), other(backend, from(q)), labels(backend, from(y));
-  const Buffer<T, B> losses(backend, rows, T(0)), d(backend, rows * classes, T(0)),
+  const test::Buffer<T, B> scores(backend, from(z)), other(backend, from(q)), labels(backend, from(y));
+  const test::Buffer<T, B> losses(backend, rows, T(0)), d(backend, rows * classes, T(0)),
       d_other(backend, rows * classes, T(0));
-  const auto view = [&](const Buffer<T, B>& b) { return b.view(rows, classes); };
+  const auto view = [&](const test::Buffer<T, B>& b) { return b.view(rows, classes); };
 
   softmax_cross_entropy(backend, view(scores), view(labels), losses.view(), view(d));
   CHECK(total(losses.to_vector()) == doctest::Approx(softmax_loss(z)).epsilon(1e-6));
@@ -170,10 +170,10 @@ TEST_CASE_TEMPLATE("kl_divergence of equal scores is 0 without gradient, also sh
                    MOXIE_TEST_BACKENDS) {
   using T = typename B::Scalar;
   B backend = make_backend<B>();
-  const Buffer<T, B> p(backend, {1, 2, -3});
-  const Buffer<T, B> q(backend, {11, 12, 7});
-  const Buffer<T, B> losses(backend, 1, T(9));
-  const Buffer<T, B> dp(backend, 3, T(9)), dq(backend, 3, T(9));
+  const test::Buffer<T, B> p(backend, {1, 2, -3});
+  const test::Buffer<T, B> q(backend, {11, 12, 7});
+  const test::Buffer<T, B> losses(backend, 1, T(9));
+  const test::Buffer<T, B> dp(backend, 3, T(9)), dq(backend, 3, T(9));
   kl_divergence(backend, p.view(1, 3), q.view(1, 3), losses.view(), dp.view(1, 3), dq.view(1, 3));
   check_near(losses.to_vector(), {0});
   check_near(dp.to_vector(), {0, 0, 0});
@@ -184,10 +184,10 @@ TEST_CASE_TEMPLATE("argmax_rows and correct_rows give ties to the lower column",
                    MOXIE_TEST_BACKENDS) {
   using T = typename B::Scalar;
   B backend = make_backend<B>();
-  const Buffer<T, B> scores(backend, {1, 3, 3, 2, 2, 2, -1, -2, 0, 5, 4, 5});
-  const Buffer<T, B> labels(backend, {0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1});
-  const Buffer<std::int32_t, B> best(backend, 4, 9);
-  const Buffer<T, B> hits(backend, 4, T(9));
+  const test::Buffer<T, B> scores(backend, {1, 3, 3, 2, 2, 2, -1, -2, 0, 5, 4, 5});
+  const test::Buffer<T, B> labels(backend, {0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 1});
+  const test::Buffer<std::int32_t, B> best(backend, 4, 9);
+  const test::Buffer<T, B> hits(backend, 4, T(9));
   argmax_rows(backend, scores.view(4, 3), best.view());
   correct_rows(backend, scores.view(4, 3), labels.view(4, 3), hits.view());
   CHECK(best.to_vector() == std::vector<std::int32_t>{1, 0, 2, 0});

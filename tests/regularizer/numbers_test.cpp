@@ -107,3 +107,16 @@ TEST_CASE_TEMPLATE("for the same logits, losses give the numbers of other librar
   near(NoisyLoad{.weight = 1}, .033021);
   near(TutelLoad{.weight = 1}, .002391);
 }
+
+TEST_CASE_TEMPLATE("load losses see noise that is as good as none as none", B, MOXIE_TEST_BACKENDS) {
+  B backend = test::make_backend<B>();
+  const std::vector<double> logits{1, 2, 0, -1, 0, 0, 3, 1}, noise(8, 0.0);
+  const auto loss = [&](const auto& a, double deviation) {
+    Given<B> g(backend, logits, noise, deviation, 4, 2);
+    return Evaluated<B>(backend, a, g.f, g.router).loss;
+  };
+  for (const double deviation : {1e-38, 1e-40}) {  // their inverses are infinite in float
+    CHECK(loss(NoisyLoad{.weight = 1}, deviation) == loss(NoisyLoad{.weight = 1}, 0));
+    CHECK(loss(TutelLoad{.weight = 1}, deviation) == loss(TutelLoad{.weight = 1}, 0));
+  }
+}

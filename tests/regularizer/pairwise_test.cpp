@@ -227,6 +227,25 @@ TEST_CASE_TEMPLATE("loss and gradient of any pairs are those of the definition",
   }
 }
 
+TEST_CASE("the gradient off the diagonal keeps its digits where one expert takes nearly all") {
+  using B = CpuBackend<float>;
+  B backend;
+  for (const Index experts : {8, 40}) {
+    std::vector<double> probs;
+    Ids pairs;
+    for (std::int32_t t = 0; t < 64; ++t) {
+      for (Index e = 0; e < experts; ++e)
+        probs.push_back(static_cast<float>(e == 0 ? 1 : 1e-4 * (1 + 0.1 * static_cast<double>((t + e) % 7))));
+      pairs.insert(pairs.end(), {t, (t + 32) % 64});
+    }
+    const PairwiseConsistency a{.weight = 1, .diagonal = 0, .off_diagonal = 1};
+    const OfGates<B> got(backend, a, experts, probs, pairs);
+    const Definition wanted(a, experts, probs, pairs);
+    for (std::size_t i = 0; i < probs.size(); ++i)
+      CHECK(static_cast<double>(got.d_probs[i]) == doctest::Approx(wanted.d_probs[i]).epsilon(1e-5));
+  }
+}
+
 TEST_CASE_TEMPLATE("distances of routes by hand", B, MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
   constexpr double by = 1e-9 + 10 * testing::tolerance<typename B::Scalar>;

@@ -29,7 +29,8 @@ class Executor {
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
   virtual ~Executor() = default;
-  /// How many tasks run at the same time; worker numbers are below it.
+  /// How many tasks run at the same time; worker numbers are below it. The same for the executor's whole life: tapes take
+  /// memory for so many.
   virtual int workers() const noexcept = 0;
   /// Runs task(i, worker) once for each i in [0, tasks), and returns when all are done. An exception of a
   /// task is thrown again here. May be called by several threads at once; not from inside a task.

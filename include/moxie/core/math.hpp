@@ -86,7 +86,7 @@ MOXIE_HD MOXIE_INLINE float log(float x) {
   const bool small = x < 1.17549435e-38F;  // a denormal number has no exponent of its own
   const auto at = detail::bits<std::int32_t>(select(small, x * 8388608.0F, x));
   // x = 2^n (1 + f), sqrt(1/2) <= 1 + f < sqrt(2); log(1 + f) = 2 atanh(s), s = f / (2 + f).
-  const std::int32_t from_root = at - 0x3f3504f3;
+  const auto from_root = static_cast<std::int32_t>(static_cast<std::uint32_t>(at) - 0x3f3504f3U);
   const std::int32_t n = (from_root >> 23) - (small ? 23 : 0);
   const float f = detail::bits<float>((from_root & 0x007fffff) + 0x3f3504f3) - 1.0F;
   const auto scale = static_cast<float>(n);

@@ -77,6 +77,7 @@ class Parameters {
   /// Lays out and fills all entries. Element i of an entry depends on (seed, name, i) only. Blocks.
   void initialize(std::uint64_t seed) {
     if (!initialized_) lay_out();
+    ++version_;  // before what may fail halfway
     for (const ParameterEntry& e : entries_) {
       const Random random{seed, 0, stream_id(e.name.c_str())};
       const Index n = e.size();
@@ -87,7 +88,6 @@ class Parameters {
             static_cast<T>(e.initializer(random, static_cast<std::uint64_t>(i % period)));
       backend_->copy_from_host(flat(e).data + e.offset, host.data(), host.size() * sizeof(T));
     }
-    ++version_;
   }
 
   // Views are asked for a few times a pass: not inlined, they cost each layer a call.

@@ -34,10 +34,9 @@ MatrixView<T> as_matrix(std::span<T, N> data, Index rows, Index cols, Index stri
   if (rows < 0 || cols < 0 || stride < cols)
     throw_shape("moxie::as_matrix: rows, cols and stride are ", rows, ", ", cols, " and ", stride,
                 ", expected rows >= 0 and stride >= cols >= 0");
-  const Index needed = rows == 0 ? 0 : (rows - 1) * stride + cols;
-  if (needed > size)
+  if (rows > 0 && (cols > size || (stride > 0 && rows - 1 > (size - cols) / stride)))
     throw_shape("moxie::as_matrix: ", rows, " rows of ", cols, " elements, ", stride,
-                " apart, need ", needed, " elements, data has ", size);
+                " apart, do not fit into data, which has ", size);
   return {data.data(), rows, cols, stride};
 }
 

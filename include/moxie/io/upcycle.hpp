@@ -60,13 +60,13 @@ void repeat_for_experts(const ParameterEntry& e, const UpcycleOptions& options,
 /// perceptron's part is scaled by their sum. Optimizer states of the file are left out.
 /// Source: Komatsuzaki et al., "Sparse Upcycling", 2022, sections 2 and 3.
 /// Errors: io_error as load_checkpoint; also for experts that no perceptron of the file fits, and for tensors
-/// that find no place. config_error for noise < 0. Nothing is changed then.
+/// that find no place. config_error for noise outside 0 to 1e30. Nothing is changed then.
 template <Backend B>
 UpcycleReport upcycle(const std::filesystem::path& dense, Parameters<B>& parameters,
                       const UpcycleOptions& options = {}) {
   using T = typename B::Scalar;
-  if (!(options.noise >= 0))
-    throw_config("moxie::upcycle: noise is ", options.noise, ", expected >= 0");
+  if (!(options.noise >= 0 && options.noise <= 1e30))
+    throw_config("moxie::upcycle: noise is ", options.noise, ", expected 0 to 1e30");
   const Safetensors file = Safetensors::read(dense);
   detail::check_version(file.file(), file.metadata());
   detail::check_checksum(file);

@@ -226,7 +226,7 @@ class MoeLayer {
     B& b = backend();
     RoutingType& r = t.routing;
     RoutingGradients<RoutingType> d = t.d.begin(b, r);
-    if (t.anchor.logits)
+    if (t.anchor.logits)  // overwrites d.logits: before all that adds to it
       b.for_each(r.logits.rows,
                  detail::KlDivergenceRow<B>{t.anchor.logits, r.logits, {}, {}, d.logits,
                                             static_cast<T>(t.anchor.factor)});

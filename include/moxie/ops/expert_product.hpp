@@ -41,6 +41,7 @@ struct ExpertWeights {
 template <Backend B>
 struct ExpertMemory {
   Scratch<B> working;
+  int workers = 0;      ///< that `working` is cut for
   bool keep = false;    ///< weights are worth a copy that outlives the pass: it will not be followed by an update
   bool narrow = false;  ///< that copy may be narrower than the weights
 };

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 
 #include "moxie/ops/adam_w.hpp"
 #include "moxie/optimizer/concept.hpp"
@@ -11,7 +12,7 @@ namespace moxie {
 /// Adam with decoupled weight decay: p -= learning_rate (m-hat / (sqrt(v-hat) + epsilon) + decay
 /// p), the moments corrected for their start at zero. The decay of V-MoE trained from scratch is
 /// the default.
-/// Errors: config_error for a beta outside [0, 1) or an epsilon that is not positive, when a state
+/// Errors: config_error for a beta outside [0, 1) or an epsilon that is not positive (in float: below 1e-12), when a state
 /// is made.
 /// Cost: 2 scalars of state a parameter.
 /// Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
@@ -33,6 +34,8 @@ struct AdamW {
                      adam.beta2);
       if (!(adam.epsilon > 0))
         throw_config("moxie::AdamW: epsilon must be > 0, got ", adam.epsilon);
+      if (std::same_as<typename B::Scalar, float> && adam.epsilon < 1e-12)
+        throw_config("moxie::AdamW: epsilon must be >= 1e-12 in float, got ", adam.epsilon);
     }
     std::vector<Moment<B>> moments() const {
       return {{"first_moment", first_.view()}, {"second_moment", second_.view()}};

@@ -164,7 +164,7 @@ struct CoRoutingBackward {  // the Term of PairBackward; pairs() > 0, since the 
     const T* other = probs.row(b);
     const T by = terms.off_diagonal_slope();
     const Index experts = terms.sizes.experts;
-    for (Index e = 0; e < experts; ++e) d[e] += by * dot(experts, terms.sums + e * experts, other);
+    for (Index e = 0; e < experts; ++e) d[e] += by * dot_but(e, experts, terms.sums + e * experts, other);
     add_diagonal(a, other, d);
   }
   MOXIE_HD MOXIE_INLINE void add_b(Index a, Index /*b*/, T* d) const {
@@ -174,25 +174,23 @@ struct CoRoutingBackward {  // the Term of PairBackward; pairs() > 0, since the 
     for (Index e = 0; e < experts; ++e) {  // by rows of the matrix, which are contiguous
       const T* row = terms.sums + e * experts;
       const T own = by * other[e];
-      row_map(experts, d, [=](Index f) { return d[f] + own * row[f]; });
+      row_map(experts, d, [=](Index f) { return d[f] + math::select(f == e, T(0), own * row[f]); });
     }
     add_diagonal(a, other, d);
   }
 
  private:
-  MOXIE_HD MOXIE_INLINE static T dot(Index n, const T* x, const T* y) {
-    const auto term = [=](Index j) { return x[j] * y[j]; };
+  /// Without entry e: the diagonal has another weight, and where it is nearly all, adding it to take it back would cancel.
+  MOXIE_HD MOXIE_INLINE static T dot_but(Index e, Index n, const T* x, const T* y) {
+    const auto term = [=](Index j) { return math::select(j == e, T(0), x[j] * y[j]); };
     if (n >= strip) return strip_sum<T>(n, term);
     T sum = 0;  // of few: partial sums would be more work than the products
     for (Index j = 0; j < n; ++j) sum += term(j);
     return sum;
   }
-  /// Takes back what whole rows gave the diagonal, and adds its own: the slope of the entries that the
-  /// pair adds p_a[e] p_b[e] to.
+  /// The slope of the entries that the pair adds p_a[e] p_b[e] to.
   MOXIE_HD MOXIE_INLINE void add_diagonal(Index a, const T* other, T* d) const {
     const Index experts = terms.sizes.experts;
-    const T off = terms.off_diagonal_slope();
-    for (Index e = 0; e < experts; ++e) d[e] -= off * terms.sums[e * (experts + 1)] * other[e];
     const Index x = terms.sizes.position(a);
     const bool by_position = terms.sizes.positions > 0;
     if (by_position && x < 0) return;

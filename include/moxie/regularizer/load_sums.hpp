@@ -4,6 +4,9 @@
 
 namespace moxie::detail {
 
+/// Noise below counts as none: what a difference of logits is divided by must have a finite inverse in float.
+inline constexpr double least_noise = 1e-30;
+
 /// A group's tokens are summed in so many parts at once: part of the result.
 inline constexpr Index load_sum_parts = 16;
 

@@ -87,7 +87,7 @@ struct TutelLoad {
   Index sums(const RoutingShape& s) const noexcept { return detail::load_sums(s); }
   template <Backend B>
   void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
-    if (!(r.noise_std > 0)) {
+    if (!(r.noise_std > detail::least_noise)) {
       b.fill(sums, typename B::Scalar(0));
       return;
     }
@@ -103,7 +103,7 @@ struct TutelLoad {
   template <Backend B>
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
-    if (!(r.noise_std > 0)) return;
+    if (!(r.noise_std > detail::least_noise)) return;
     b.for_each(detail::token_blocks<B>(r.shape.tokens),
                detail::TutelLoadBackward<B>{detail::load_threshold(ctx, r), distance(r),
                                             detail::folded_load(sums, r.shape), r.shape.group,

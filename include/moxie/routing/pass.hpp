@@ -42,7 +42,7 @@ struct Routes {
 /// backward; those of the experts and of the layers below come from there.
 template <class B>
 struct RouterAnchor {
-  ConstMatrix<B> logits{};  ///< [T, E] of another input, constants; empty: none
+  ConstMatrix<B> logits{};  ///< [T, E] of another input, constants that must live until the backward; empty: none
   double factor = 1;
 };
 

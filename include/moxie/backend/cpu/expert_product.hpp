@@ -82,6 +82,7 @@ class CpuExpertProduct {
     memory.narrow = !arena.wants_input() && b_.copies() == WeightCopies::bf16;
     const Index bytes = memory.narrow ? narrow_scratch_bytes(widest)
                                       : expert_scratch_bytes<T>(rows, widest, arena.wants_weights());
+    memory.workers = b_.workers();
     memory.working = arena.scratch_bytes(static_cast<std::size_t>(bytes * b_.workers()));
     if (!memory.keep) return;
     for (const ExpertWeights<B>* w : {&one, &two}) {

@@ -6,6 +6,7 @@
 #include "moxie/backend/cpu/expert_product.hpp"
 #include "moxie/backend/cpu/options.hpp"
 #include "moxie/backend/cpu/sinkhorn.hpp"
+#include "moxie/core/error.hpp"
 
 namespace moxie {
 
@@ -59,6 +60,7 @@ class CpuTwins {
            const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out, const End& end) {
     if (self().product() != nullptr)
       return ExpertProduct::generic(static_cast<B&>(*this), p, w, memory, rows, op, out, end);
+    check_workers(memory.workers);
     const CpuExpertProduct<T> twin{self()};
     if constexpr (std::same_as<T, float>) {
       if (memory.narrow && op == Op::none)
@@ -74,6 +76,7 @@ class CpuTwins {
     // Scaled rows come as gradients, not as input.
     if (self().product() != nullptr || rows.scale)
       return ExpertWeightsProduct::generic(static_cast<B&>(*this), memory, rows, dy, dw);
+    check_workers(memory.workers);
     CpuExpertProduct<T>{self()}.weights(factor_of(rows, Op::transpose), factor_of(dy, Op::none), rows.offset,
                                         rows.x.cols, memory.working, dw);
   }
@@ -88,6 +91,12 @@ class CpuTwins {
   template <class B>
   static Factor<T> factor_of(const Rows<B>& rows, Op op) {
     return {rows.x.data, rows.x.stride, op, rows.index.data, rows.scale.data};
+  }
+  /// @throws config_error if the executor has other workers than when the tape was made, whose memory is cut by worker.
+  void check_workers(int made_for) const {
+    if (self().workers() != made_for)
+      throw_config("moxie::CpuBackend: the executor has ", self().workers(),
+                   " workers, the tape was made for ", made_for);
   }
   const CpuBackend<T>& self() const { return static_cast<const CpuBackend<T>&>(*this); }
 };
