@@ -5,6 +5,7 @@
 #include "commands/exit.hpp"
 #include "commands/flags.hpp"
 #include "evaluate.hpp"
+#include "json_text.hpp"
 
 namespace vmoe {
 namespace {
@@ -31,7 +32,7 @@ class Eval final : public Command {
     check_writable(routes_);
     const nlohmann::json figures = evaluate(checkpoint_, data_, threads, routes_);
     result_.write(figures);
-    print(figures.dump(2) + "\n");
+    print(json_text(figures, {.indent = 2}) + "\n");
     return exit_good;
   }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "json_text.hpp"
 #include "moxie/io/atomic_file.hpp"
 #include "run_directory.hpp"
 
@@ -38,7 +39,7 @@ void ResultFile::add(CLI::App& app, const char* help) {
 void ResultFile::check() const { check_writable(path_); }
 
 void ResultFile::write(const nlohmann::json& result) const {
-  if (!path_.empty()) write_text(path_, result.dump(2) + "\n");
+  if (!path_.empty()) write_text(path_, json_text(result, {.indent = 2}) + "\n");
 }
 
 void check_writable(const std::string& path) {

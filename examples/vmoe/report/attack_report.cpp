@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "json_text.hpp"
 #include "page.hpp"
 
 namespace vmoe {
@@ -20,7 +21,7 @@ constexpr std::string_view attack_js =
 }  // namespace
 
 std::string attack_report(const nlohmann::json& data) {
-  const std::string text = data.dump(-1, ' ', true);
+  const std::string text = json_text(data, {.ascii = true});
   return make_page({.title = "V-MoE under attack",
                     .main = attack_html,
                     .css = attack_css,

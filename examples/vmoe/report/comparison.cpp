@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "json_text.hpp"
 #include "page.hpp"
 
 namespace vmoe {
@@ -29,7 +30,7 @@ std::string comparison_page(const nlohmann::json& figures) {
                     .main = comparison_html,
                     .css = comparison_css,
                     .scripts = {comparison_data_js, comparison_js},
-                    .data = figures.dump(-1, ' ', true)});
+                    .data = json_text(figures, {.ascii = true})});
 }
 
 }  // namespace vmoe
