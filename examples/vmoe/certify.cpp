@@ -136,6 +136,19 @@ std::string certify_text(const json& f) {
   out.append("\ncertificate: ").append(f.at("certificate").get<std::string>()).append("\n");
   for (const json& reason : f.at("reasons"))
     out.append("  ").append(reason.get<std::string>()).append("\n");
+  if (f.at("certificate") == "sound") {
+    char text[160];
+    std::snprintf(text, sizeof text, "%lld test images\n%12s %12s %18s\n",
+                  f.at("images").get<long long>(), "L-inf radius", "certified %",
+                  "limited by route %");
+    out += text;
+    for (const json& radius : f.at("radii")) {
+      std::snprintf(text, sizeof text, "%12.6g %12.2f %18.2f\n", radius.at("linf").get<double>(),
+                    100 * radius.at("certified").get<double>(),
+                    100 * radius.at("limited_by_route").get<double>());
+      out += text;
+    }
+  }
   if (f.at("layers").empty()) return out;
   out +=
       "\nLipschitz bounds of MoE layers as maps of their own input\n"
