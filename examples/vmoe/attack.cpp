@@ -116,8 +116,7 @@ class Run {
         PartAccuracy::undefined(pixels_, {x_.data(), 1, pixels_.input_width()});
     std::optional<PartAccuracy> parts;
     if (undefined.empty())
-      parts.emplace(pixels_, part_attack(request_.attack), request_.definition, router_loss(),
-                    batch_);
+      parts.emplace(pixels_, last_of_part_attack(), request_.definition, router_loss(), batch_);
     Comparison comparison(plan_.vit.classes, routed() ? plan_.vit.moe_blocks.size() : 0);
     AttackPictures pictures(request_.pictures, plan_.vit, images.shape);
     json broken = json::array();
@@ -184,9 +183,11 @@ class Run {
     if (r.batch < 1) moxie::throw_config(who, ": batch is ", r.batch, ", expected at least 1");
     return r;
   }
-  static Options in_groups_of_one(Options o) {
-    o.group_images = 1;
-    return o;
+  /// RA-E and RA-R are of one perturbation each: the last image decides.
+  moxie::Pgd last_of_part_attack() const {
+    moxie::Pgd pgd = part_attack(request_.attack);
+    pgd.any_step = false;
+    return pgd;
   }
   bool routed() const { return model_.moe_layers() > 0; }
   /// Whole images have one route; their router is driven away from its choice.
@@ -232,16 +233,19 @@ class Run {
   }
 
   json attack_json() const {
-    const AttackChoice& a = request_.attack;
-    return {{"name", a.name},
-            {"norm", a.threat.norm == moxie::Norm::linf ? "linf" : "l2"},
-            {"eps", a.threat.eps},
-            {"steps", a.steps},
-            {"restarts", a.restarts}};
+    const AttackChoice a = resolved(request_.attack);
+    json out = {{"name", a.name},
+                {"norm", a.threat.norm == moxie::Norm::linf ? "linf" : "l2"},
+                {"eps", a.threat.eps},
+                {"steps", a.steps},
+                {"restarts", a.restarts}};
+    if (a.name == "pgd" || a.name == "vmoe_pgd") out["step"] = a.step;
+    if (a.name == "auto_attack") out["queries"] = auto_attack_queries(a);
+    return out;
   }
   json parts_json(const std::optional<PartAccuracy>& parts, const std::string& undefined) const {
     if (!parts) return {{"defined", false}, {"reason", undefined}};
-    const moxie::Pgd pgd = part_attack(request_.attack);
+    const moxie::Pgd pgd = last_of_part_attack();
     return {
         {"defined", true},
         {"definition",

@@ -14,7 +14,11 @@ using Target = moxie::LayerTarget<PixelModel>;
 constexpr int part_steps = 50;
 
 bool is_pgd(const AttackChoice& c) { return c.name == "pgd" || c.name == "vmoe_pgd"; }
-int steps_or(const AttackChoice& c, int usual) { return c.steps > 0 ? c.steps : usual; }
+int usual_steps(const std::string& name) {
+  if (name == "pgd") return part_steps;
+  if (name == "vmoe_pgd") return 40;
+  return name == "square" ? 5000 : 100;
+}
 
 template <class A>
 class Held final : public Attacker {
@@ -57,7 +61,7 @@ class Held final : public Attacker {
 moxie::Apgd apgd(const AttackChoice& c, moxie::AttackLoss loss) {
   return {.threat = c.threat,
           .loss = loss,
-          .iterations = steps_or(c, 100),
+          .iterations = c.steps,
           .restarts = c.restarts};
 }
 
@@ -69,10 +73,18 @@ const std::vector<std::string>& attack_names() {
   return names;
 }
 
+AttackChoice resolved(AttackChoice c) {
+  if (c.steps == 0) c.steps = usual_steps(c.name);
+  if (c.name == "pgd" && c.step == 0) c.step = c.threat.eps / 4;
+  if (c.name == "vmoe_pgd") c.step = c.threat.eps / c.steps;
+  return c;
+}
+int auto_attack_queries(const AttackChoice& c) { return 50 * c.steps; }
+
 moxie::Pgd part_attack(const AttackChoice& c) {
   return {.threat = c.threat,
           .step = c.step > 0 ? c.step : c.threat.eps / 4,
-          .steps = is_pgd(c) ? steps_or(c, part_steps) : part_steps};
+          .steps = is_pgd(c) && c.steps > 0 ? c.steps : part_steps};
 }
 
 void check(const AttackChoice& c) {
@@ -93,12 +105,13 @@ void check(const AttackChoice& c) {
   if (c.steps < 0) moxie::throw_config("vmoe attack: steps is ", c.steps, ", expected at least 0");
 }
 
-std::unique_ptr<Attacker> make_attacker(const PixelModel& model, const AttackChoice& c,
+std::unique_ptr<Attacker> make_attacker(const PixelModel& model, const AttackChoice& choice,
                                         Index images) {
-  check(c);
+  check(choice);
+  const AttackChoice c = resolved(choice);
   const auto held = [&](const auto& attack) -> std::unique_ptr<Attacker> {
-    return std::make_unique<Held<std::remove_cvref_t<decltype(attack)>>>(model, attack, c.name,
-                                                                         images);
+    return std::make_unique<Held<std::remove_cvref_t<decltype(attack)>>>(
+        model, attack, choice.name, images);  // a name that outlives this
   };
   const ImageShape& image = model.image();
   using moxie::AttackLoss;
@@ -108,7 +121,7 @@ std::unique_ptr<Attacker> make_attacker(const PixelModel& model, const AttackCho
     return held(pgd);
   }
   if (c.name == "vmoe_pgd") {
-    moxie::Pgd pgd = moxie::vmoe_pgd(c.threat.eps, steps_or(c, 40));
+    moxie::Pgd pgd = moxie::vmoe_pgd(c.threat.eps, c.steps);
     pgd.any_step = false;
     return held(pgd);
   }
@@ -116,19 +129,19 @@ std::unique_ptr<Attacker> make_attacker(const PixelModel& model, const AttackCho
   if (c.name == "apgd_dlr") return held(apgd(c, AttackLoss::dlr));
   if (c.name == "apgd_t") return held(apgd(c, AttackLoss::targeted_dlr));
   if (c.name == "fab_t")
-    return held(moxie::FabTargeted{.threat = c.threat, .iterations = steps_or(c, 100)});
+    return held(moxie::FabTargeted{.threat = c.threat, .iterations = c.steps});
   if (c.name == "square")
     return held(moxie::Square{.threat = c.threat,
                               .height = image.height,
                               .width = image.width,
                               .channels = image.channels,
-                              .queries = steps_or(c, 5000)});
+                              .queries = c.steps});
   return held(moxie::AutoAttack{.threat = c.threat,
                                 .height = image.height,
                                 .width = image.width,
                                 .channels = image.channels,
-                                .iterations = steps_or(c, 100),
-                                .queries = c.steps > 0 ? 50 * c.steps : 5000});
+                                .iterations = c.steps,
+                                .queries = auto_attack_queries(c)});
 }
 
 }  // namespace vmoe

@@ -23,6 +23,12 @@ struct AttackChoice {
 /// The names there are, in the order in which help lists them.
 const std::vector<std::string>& attack_names();
 
+/// The choice with numbers in place of zeros: the usual steps, and the step size of pgd and
+/// vmoe_pgd; other attacks find their own.
+AttackChoice resolved(AttackChoice choice);
+/// Of Square among the members of auto_attack; the others have the resolved choice's steps.
+int auto_attack_queries(const AttackChoice& resolved_choice);
+
 /// PGD within the budget: what RA-E and RA-R are measured with, and `pgd` itself.
 /// `steps` as in AttackChoice, 50 if that is of another attack.
 moxie::Pgd part_attack(const AttackChoice& choice);

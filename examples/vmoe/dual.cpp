@@ -1,7 +1,6 @@
 #include "dual.hpp"
 
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "data/batch.hpp"
@@ -10,6 +9,7 @@
 #include "moxie/train/warm_start.hpp"
 #include "pixel_model.hpp"
 #include "robust_options.hpp"
+#include "run_directory.hpp"
 #include "session.hpp"
 #include "subject.hpp"
 #include "trained_model.hpp"
@@ -20,10 +20,13 @@ namespace {
 constexpr const char* who = "vmoe dual";
 constexpr Index at_a_time = 64;
 
-moxie::DualSpace space_of(const std::string& name) {
-  if (name == "logit") return moxie::DualSpace::logit;
-  if (name == "probability") return moxie::DualSpace::probability;
-  moxie::throw_config(who, ": space is '", name, "', expected one of: logit, probability");
+/// The option dual_space of what is swept. Probabilities have the classes of their logarithms.
+std::string space_of(const std::string& asked, const Options& options) {
+  if (asked.empty()) return is_dual(options) ? options.dual_space : "logit";
+  if (asked == "logit" || asked == "log_probability") return asked;
+  if (asked == "probability") return "log_probability";
+  moxie::throw_config(who, ": space is '", asked,
+                      "', expected one of: logit, probability, log_probability");
 }
 
 /// What the dual model is built with.
@@ -37,10 +40,13 @@ Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualReque
         (checkpoints.size() > 1 && is_dual(c.info.options)))
       moxie::throw_config(who, ": '", c.file.string(),
                           "' is no mixture of whole networks (--model image_moe)");
+  options.dual_space = space_of(request.space, options);
   if (checkpoints.size() > 1) {
     if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
       moxie::throw_config(who, ": the two models normalise images differently, expected models "
                                "that were trained on the same images");
+    require_same_network(who, options, "'" + checkpoints[1].file.string() + "'",
+                         checkpoints[0].info.options, checkpoints[0].file);
     options.objective = "jtdmoe";
     options.alpha = request.alpha;
     options.warm_standard = options.warm_robust = "";
@@ -72,13 +78,6 @@ void save(const DualRequest& request, const Checkpoint& robust, const Options& o
   moxie::save_checkpoint(request.checkpoint, dual.parameters(), info.to_metadata());
 }
 
-void write_text_file(const std::string& path, const std::string& text) {
-  if (path.empty()) return;
-  std::ofstream out(path, std::ios::binary);
-  out << text;
-  if (!out.flush()) moxie::throw_io(who, ": cannot write '", path, "'");
-}
-
 }  // namespace
 
 nlohmann::json sweep_dual(const DualRequest& request) {
@@ -86,7 +85,6 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   if (!request.robust.empty()) paths.push_back(request.robust);
   const std::vector<Checkpoint> checkpoints = read_checkpoints(who, paths);
   const Options options = dual_options(checkpoints, request);
-  const moxie::DualSpace space = space_of(request.space);
   const Sample sample =
       draw_sample(who, checkpoints, request.data, request.images, request.seed);
   const CheckpointInfo& info = checkpoints.back().info;
@@ -100,8 +98,7 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const auto pixels = [&](const SharedModel& part) {
     return PixelModel(part.model(), info.normalization, info.image);
   };
-  moxie::DualModel dual(pixels(parts.standard()), pixels(parts.robust()),
-                        moxie::DualOptions{.space = space});
+  moxie::DualModel dual(pixels(parts.standard()), pixels(parts.robust()), parts.options());
   moxie::AlphaSweep sweep(dual, request.attack, request.alphas, at_a_time);
   const ImageSet& images = sample.images;
   const std::vector<double> zeros(to_size(images.shape.channels), 0), ones(zeros.size(), 1);
@@ -118,13 +115,13 @@ nlohmann::json sweep_dual(const DualRequest& request) {
                .seed = request.seed,
                .first_image = b * at_a_time});
   }
-  write_text_file(request.csv, moxie::to_csv(sweep.points()));
+  if (!request.csv.empty()) write_text(request.csv, moxie::to_csv(sweep.points()));
   nlohmann::json files = nlohmann::json::array();
   for (const Checkpoint& c : checkpoints) files.push_back(c.file.string());
   return {{"checkpoints", files},
           {"images", images.count},
           {"seed", request.seed},
-          {"space", request.space},
+          {"space", options.dual_space},
           {"eps", request.attack.threat.eps},
           {"steps", request.attack.steps},
           {"points", nlohmann::json::parse(moxie::to_json(sweep.points()))}};

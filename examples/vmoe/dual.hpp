@@ -16,7 +16,9 @@ struct DualRequest {
   std::filesystem::path robust;
   std::string data;  ///< empty: what the first was trained beside
   std::vector<double> alphas{0.5, 0.6, 0.7, 0.8, 0.9, 1};
-  std::string space = "logit";  ///< or probability
+  /// logit, log_probability, or probability, which is mixed and attacked through its logarithm;
+  /// empty: that of the dual model, of two models logit
+  std::string space;
   moxie::Pgd attack{.steps = 50};
   Index images = 1000;  ///< of the test images, drawn by the seed; 0: all
   std::uint64_t seed = 0;

@@ -100,6 +100,11 @@ const char* losses_help() {
   return text.c_str();
 }
 
+Options in_groups_of_one(Options options) {
+  options.group_images = 1;
+  return options;
+}
+
 json to_json(const Options& options) {
   json out = json::object();
   visit_options(options, [&](const char*, const char* name, const auto& member, const char*) {

@@ -304,6 +304,9 @@ void visit_options(O& o, const F& f) {
 /// More would be a mistake, which the system reports less clearly.
 inline constexpr Index most_threads = 1024;
 
+/// Those of the same model with each image in a group of its own: none takes the place of another.
+Options in_groups_of_one(Options options);
+
 /// Flat: one key for each option.
 nlohmann::json to_json(const Options& options);
 

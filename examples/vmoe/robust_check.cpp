@@ -7,6 +7,7 @@
 #include "data/shuffle.hpp"
 #include "json_number.hpp"
 #include "moxie/robust/metrics.hpp"
+#include "moxie/train/warm_start.hpp"
 #include "pixel_model.hpp"
 #include "robust_options.hpp"
 
@@ -68,11 +69,14 @@ struct RobustCheck::Part {
 
 RobustCheck::RobustCheck(Session& session) : s_(session) {
   const Options& o = s_.options;
-  Index wanted = std::min<Index>(o.robust_images, s_.data.test.count);
-  wanted -= wanted % o.group_images;
+  const Index wanted = std::min<Index>(o.robust_images, s_.data.test.count);
   if (wanted == 0) return;
   images_ = draw(s_.data.test, wanted, o.seed);
-  parts_.push_back(std::make_unique<Part>("whole", s_.model, s_));
+  if (!s_.dual && o.group_images > 1) {
+    const Options own = in_groups_of_one(o);
+    alone_.emplace(make_model(s_.backend, own, plan_model(own, s_.data.train.shape, s_.classes())));
+  }
+  parts_.push_back(std::make_unique<Part>("whole", alone_ ? *alone_ : s_.model, s_));
   if (!s_.dual) return;
   parts_.push_back(std::make_unique<Part>("standard", s_.dual->standard().model(), s_));
   parts_.push_back(std::make_unique<Part>("robust", s_.dual->robust().model(), s_));
@@ -82,6 +86,7 @@ RobustCheck::~RobustCheck() = default;
 nlohmann::json RobustCheck::run() {
   nlohmann::json out = {{"images", images_.count}, {"steps", s_.options.robust_steps}};
   if (parts_.empty()) return out;
+  if (alone_) moxie::train::warm_start(s_.model.parameters(), alone_->parameters(), "");
   const ImageShape& shape = images_.shape;
   const std::vector<double> zeros(to_size(shape.channels), 0), ones(zeros.size(), 1);
   const Batches batches(images_, s_.classes(), {zeros, ones},

@@ -11,7 +11,7 @@ namespace {
 bool read_number(std::string_view text, double& value) {
   const char* const end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, value);
-  return error == std::errc{} && stop == end;
+  return error == std::errc{} && stop == end && moxie::math::is_finite(value);
 }
 
 template <class T, std::size_t N>
@@ -31,17 +31,17 @@ moxie::TrainingAttack attack_of(const Options& o) {
 
 }  // namespace
 
-double fraction_of(const char* name, const std::string& text) {
+double fraction_of(std::string_view name, const std::string& text) {
   const std::size_t slash = text.find('/');
   double above = 0;
   double below = 1;
   const bool good = read_number(std::string_view(text).substr(0, slash), above) &&
                     (slash == std::string::npos ||
-                     read_number(std::string_view(text).substr(slash + 1), below));
+                     (read_number(std::string_view(text).substr(slash + 1), below) && below > 0));
   const double value = above / below;
   if (!good || !moxie::math::is_finite(value) || value < 0)
     moxie::throw_config("vmoe: ", name, " is '", text,
-                        "', expected a number >= 0 or a fraction like 8/255");
+                        "', expected a number at least 0, or a fraction such as 8/255");
   return value;
 }
 
@@ -117,6 +117,9 @@ void check_robust(const Options& o) {
     refuse("model", "'" + o.model + "'", "image_moe beside objective 'jtdmoe'");
   if (!is_dual(o) && !(o.warm_standard.empty() && o.warm_robust.empty()))
     refuse("objective", "'" + o.objective + "'", "jtdmoe beside warm_standard and warm_robust");
+  if (o.robust_images > 0 && !o.dense && o.router == "soft" && o.group_images != 1)
+    refuse("robust_images", o.robust_images,
+           "0 where soft experts have slots for several images together (group_images)");
   if (!is_adversarial(o)) return;
   if (o.loss != "softmax")
     refuse("loss", "'" + o.loss + "'", "softmax beside an objective that attacks");

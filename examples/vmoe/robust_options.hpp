@@ -7,9 +7,9 @@
 
 namespace vmoe {
 
-/// A number, or a quotient of two: "8/255". `name` is the option's.
+/// A number at least 0, or a quotient of two: "8/255". `name`: what errors call it.
 /// @throws moxie::config_error
-double fraction_of(const char* name, const std::string& text);
+double fraction_of(std::string_view name, const std::string& text);
 
 /// Whether the objective attacks images, so that training takes pixels in [0, 1].
 bool is_adversarial(const Options& options);

@@ -1,10 +1,30 @@
 #include "router_defaults.hpp"
 
 #include <cmath>
+#include <initializer_list>
 
 #include "moxie/core/error.hpp"
+#include "robust_options.hpp"
 
 namespace vmoe {
+namespace {
+
+/// Those of robust training.
+void refuse_idle_robust_flags(const Options& o, const OptionNames& flags) {
+  const auto need = [&](bool used, std::initializer_list<const char*> names) {
+    for (const char* name : names)
+      if (!used && flags.contains(name))
+        moxie::throw_config("vmoe: ", flag_of(name), " has no effect beside --objective ",
+                            o.objective);
+  };
+  const bool rt_er = o.objective == "rt_er" || is_dual(o);
+  need(is_adversarial(o), {"attack_steps", "corner_start"});
+  need(rt_er || o.objective == "trades", {"beta"});
+  need(rt_er, {"rt_er_experts", "rt_er_delta", "detach_clean"});
+  need(is_dual(o), {"alpha", "dual_space", "upper_params"});
+}
+
+}  // namespace
 
 RouterFamily family_of(const Options& o) {
   if (o.router == "soft") return RouterFamily::soft;
@@ -68,6 +88,7 @@ void refuse_idle_flags(const Options& o, const OptionNames& flags) {
   const bool sized = flags.contains("capacity_factor") || (flags.contains("slots") && o.slots != 0);
   refuse(family_of(o) == RouterFamily::expert_choice && sized, "k", o.k,
          "where experts choose, k is the default of --capacity-factor only, and the slots are given");
+  refuse_idle_robust_flags(o, flags);
   for (const std::string& name : flags) {
     if (!name.starts_with("prc_")) continue;
     const bool of_prc = name == "prc_diagonal" || name.starts_with("prc_lambda");

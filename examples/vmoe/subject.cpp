@@ -37,11 +37,6 @@ void require_own_groups(const char* who, const Checkpoint& checkpoint) {
                         o.group_images, " images together, expected 1 (--group-images)");
 }
 
-Options in_groups_of_one(Options o) {
-  o.group_images = 1;
-  return o;
-}
-
 void append(const moxie::TokenExperts& from, Index tokens, moxie::TokenExperts& to) {
   const auto before = static_cast<Index>(to.expert.size());
   const auto entries = static_cast<Index>(from.first[to_size(tokens)]);

@@ -116,6 +116,9 @@ class JointStep final : public TrainStep {
   void visit(moxie::RoutingVisitor<Backend>& visitor) override {
     dual_.visit_routing(step_.upper().objective_state().tape, visitor);
   }
+  void visit_lower(moxie::RoutingVisitor<Backend>& visitor) override {
+    dual_.robust().visit_routing(step_.lower().objective_state().tape(), visitor);
+  }
   double gradient_norm() const override { return step_.upper().read_gradient_norm(); }
   void save(const std::filesystem::path& file, const moxie::Metadata& metadata) override {
     const auto& parameters = s_.model.parameters();
@@ -149,6 +152,7 @@ class JointStep final : public TrainStep {
     if (info.normalization != s_.normalization || info.classes != s_.data.classes)
       moxie::throw_config("vmoe: '", file.string(),
                           "' was trained on other images or classes, expected those of this run");
+    require_same_network("vmoe", s_.options, "this run", info.options, file);
     const ModelPlan plan = plan_model(info.options, info.image, s_.classes());
     const Model alone = make_model(s_.backend, info.options, plan);
     moxie::load_checkpoint(file, alone.parameters());

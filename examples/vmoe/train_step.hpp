@@ -29,6 +29,8 @@ class TrainStep {
   /// Weighted means of what else the objective adds up, by name; they are among `losses`.
   virtual LossSums parts() = 0;
   virtual void visit(moxie::RoutingVisitor<Backend>& visitor) = 0;
+  /// The lower level of joint training, which has regularizers of its own.
+  virtual void visit_lower(moxie::RoutingVisitor<Backend>& /*visitor*/) {}
   virtual double gradient_norm() const = 0;
 
   /// @throws moxie::numeric_error for a value or moment that is not finite; moxie::io_error

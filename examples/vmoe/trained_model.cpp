@@ -1,5 +1,7 @@
 #include "trained_model.hpp"
 
+#include <nlohmann/json.hpp>
+
 #include "run_directory.hpp"
 
 namespace vmoe {
@@ -35,6 +37,20 @@ void fit_test_images(const char* who, const CheckpointInfo& info, Dataset& data)
     if (data.classes[c] != info.classes[c])
       moxie::throw_config(who, ": class ", c, " of '", data.source, "' is '", data.classes[c],
                           "', the model expects '", info.classes[c], "'");
+}
+
+void require_same_network(const char* who, const Options& own, const std::string& of_own,
+                          const Options& other, const std::filesystem::path& file) {
+  constexpr const char* without_trace[] = {
+      "k",          "router",       "gate",          "renormalize", "combine",
+      "epsilon",    "iterations",   "plan_at_eval",  "fill_zero",   "expert_groups",
+      "top_groups", "pooling",      "positions",     "resnet_stem_stride"};
+  const nlohmann::json ours = to_json(own), theirs = to_json(other);
+  for (const char* name : without_trace)
+    if (ours[name] != theirs[name])
+      moxie::throw_config(who, ": ", name, " of '", file.string(), "' is ", theirs[name].dump(),
+                          ", but ", of_own, " has ", ours[name].dump(),
+                          ", expected the same of both models");
 }
 
 }  // namespace vmoe

@@ -15,4 +15,10 @@ std::filesystem::path newest_checkpoint(const std::filesystem::path& path);
 /// @throws moxie::config_error if size or classes are not the model's
 void fit_test_images(const char* who, const CheckpointInfo& info, Dataset& data);
 
+/// Whether tensors of a model in `file` mean in a model of other options what they meant where they
+/// were trained: options that no shape shows are the same. `of_own` says whose the options are.
+/// @throws moxie::config_error naming the option and both values
+void require_same_network(const char* who, const Options& own, const std::string& of_own,
+                          const Options& other, const std::filesystem::path& file);
+
 }  // namespace vmoe

@@ -159,8 +159,12 @@ class Run {
     if (!std::isfinite(loss)) moxie::throw_numeric("the loss is ", loss);
     telemetry_.reset();
     step_->visit(telemetry_);
+    step_->visit_lower(telemetry_);
     LossReader losses;
     step_->visit(losses);
+    LossReader lower("lower ");
+    step_->visit_lower(lower);
+    losses.sums.merge(lower.sums);
     losses.sums.merge(step_->parts());
     window_.add(loss, correct, static_cast<double>(rows_), telemetry_.read(), losses.sums);
   }

@@ -77,12 +77,14 @@ TEST_CASE("attack counts what stands, whatever the batch and the threads") {
 
   // An attacker who may do nothing does nothing.
   const json none = attacked(folder, {folder / "run", "--attack", "pgd", "--eps", "0", "--n", "0"});
+  CHECK(none.at("attack").at("steps") == 50);  // none were asked for
   CHECK(none.at("broken").empty());
   CHECK(none.at("ra") == none.at("sa"));
   for (const char* key : {"ra_e", "ra_r"}) CHECK(none.at("parts").at(key) == none.at("sa"));
   const json l2 = attacked(folder, {folder / "run", "--attack", "pgd", "--eps", "2", "--norm", "l2",
                                     "--steps", "5", "--n", "9", "--restarts", "2"});
   CHECK(l2.at("images") == 9);
+  CHECK(l2.at("attack").at("step") == 0.5);
   CHECK(l2.at("ra") <= l2.at("sa"));
 }
 
@@ -96,6 +98,7 @@ TEST_CASE("attack has every attack and says what each member of the ensemble bro
                                            "--steps", "6", "--n", "6"});
     CHECK(figures.at("members")[0].at("name") == name);
     CHECK(figures.at("attack").at("steps") == 6);
+    CHECK(figures.at("attack").contains("step") == (std::string(name) == "vmoe_pgd"));
     CHECK(figures.at("parts").at("attack").at("steps") == (figures.at("attack").at("name") ==
                                                                    "vmoe_pgd"
                                                                ? 6
@@ -103,6 +106,7 @@ TEST_CASE("attack has every attack and says what each member of the ensemble bro
   }
   const json all = attacked(folder, {folder / "run", "--steps", "3", "--n", "6"});
   CHECK(all.at("attack").at("name") == "auto_attack");
+  CHECK(all.at("attack").at("queries") == 150);  // of Square
   const json& members = all.at("members");
   REQUIRE(members.size() == 4);
   CHECK(members[0].at("name") == "apgd-ce");
@@ -134,6 +138,20 @@ TEST_CASE("attack says where RA-E and RA-R are not defined") {
   CHECK(reason({"--router", "soft"}) == Containing("is soft"));
 }
 
+TEST_CASE("RA-E and RA-R are of the last image of an attack") {
+  const TemporaryFolder folder;
+  REQUIRE(run(train(write_images(folder / "data"), folder / "run") +
+              Arguments{"--experts", "1", "--k", "1"})
+              .code == 0);
+  // With one expert there is one route: all parts of the model are the whole of it, and the same
+  // images count in isolation and in transfer, however far each step goes.
+  const Arguments wild{folder / "run", "--attack", "pgd", "--eps",       "64/255",
+                       "--steps",      "6",        "--n", "0",           "--step-size", "100/255"};
+  const json isolated = attacked(folder, wild).at("parts");
+  const json transfer = attacked(folder, wild + Arguments{"--definition", "transfer"}).at("parts");
+  CHECK(isolated.at("ra_e") == transfer.at("ra_e"));
+}
+
 TEST_CASE("attack shows its progress, as a bar on a terminal, and stops for Ctrl-C") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
@@ -158,6 +176,22 @@ TEST_CASE("attack shows its progress, as a bar on a terminal, and stops for Ctrl
   CHECK(ending.out == Containing("interrupted: image 0 of 15, no figures were written"));
   CHECK_FALSE(std::filesystem::exists(json_file));
   CHECK_FALSE(std::filesystem::exists(page));
+}
+
+TEST_CASE("figures are written whatever bytes the model's path has") {
+  const TemporaryFolder folder;
+  REQUIRE(run(train(write_images(folder / "data"), folder / "run") + Arguments{"--epochs", "1"})
+              .code == 0);
+  const auto odd = folder / "run-\xff";  // no UTF-8
+  std::filesystem::rename(folder / "run", odd);
+  const auto page = folder / "attack.html";
+  const json figures = attacked(folder, {odd, "--attack", "pgd", "--steps", "1", "--n", "3",
+                                         "--report", page});
+  CHECK(figures.at("checkpoint").get<std::string>() == Containing("/run-\xef\xbf\xbd/"));
+  CHECK(std::filesystem::exists(page));
+  const Ending eval = run({"eval", odd});
+  CHECK(eval.code == 0);
+  CHECK(json::parse(eval.out).at("checkpoint") == figures.at("checkpoint"));
 }
 
 TEST_CASE("attack writes a page of the points that fell") {

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <set>
 
 #include "program.hpp"
@@ -15,22 +16,22 @@ namespace fs = std::filesystem;
 namespace {
 
 /// A mixture of two small residual networks, and a short attack.
-Arguments robust(const fs::path& data, const fs::path& out, const char* objective) {
-  return {"train",           "--data",
-          data,              "--out",
-          out,               "--model",
-          "image_moe",       "--image-expert",
-          "resnet",          "--resnet-widths",
-          "4",               "--experts",
-          "2",               "--batch",
-          "16",              "--epochs",
-          "2",               "--attack-steps",
-          "2",               "--robust-images",
-          "12",              "--robust-steps",
-          "2",               "--crop-padding",
-          "0",               "--report-images",
-          "2",               "--objective",
-          objective};
+Arguments robust(const fs::path& data, const fs::path& out, const std::string& objective) {
+  const Arguments all{"train",           "--data",
+                      data,              "--out",
+                      out,               "--model",
+                      "image_moe",       "--image-expert",
+                      "resnet",          "--resnet-widths",
+                      "4",               "--experts",
+                      "2",               "--batch",
+                      "16",              "--epochs",
+                      "2",               "--robust-images",
+                      "12",              "--robust-steps",
+                      "2",               "--crop-padding",
+                      "0",               "--report-images",
+                      "2",               "--objective",
+                      objective};
+  return objective == "supervised" ? all : all + Arguments{"--attack-steps", "2"};
 }
 
 /// Metrics but for times.
@@ -75,6 +76,13 @@ TEST_CASE("robust objectives train, and a run that stopped goes on bit for bit")
     const json train = metrics(whole, "train").at(0);
     CHECK(train.at("aux_losses").contains("divergence") ==
           (std::string(objective) != "adversarial"));
+    // Regularizers of both levels
+    double regularizers = 0;
+    for (const char* name : {"importance", "load", "lower importance", "lower load"})
+      regularizers += train.at("aux_losses").value(name, 0.0);
+    CHECK(train.at("aux_loss").get<double>() == doctest::Approx(regularizers));
+    CHECK(train.at("aux_losses").contains("lower importance") ==
+          (std::string(objective) == "jtdmoe"));
     CHECK(run({"eval", whole}).code == 0);
   }
 }
@@ -124,9 +132,43 @@ TEST_CASE("two models become a dual one, which is swept, saved, and starts joint
   CHECK(end.at("standard").at("sa") == metrics(standard, "final").at(0).at("robust").at("sa"));
   CHECK(end.at("robust").at("sa") == metrics(hard, "final").at(0).at("robust").at("sa"));
 
-  const Ending one = run({"dual", standard});
-  CHECK(one.code == 2);
-  CHECK(one.err == Containing("is one model, expected a dual model or the path of a robust one"));
+  // What is saved mixes as what was swept, and is swept so again
+  const auto space_of = [&](const Arguments& arguments) {
+    const Ending ending = run(Arguments{"dual", "--alphas", "0.5", "--steps", "1", "--json",
+                                        folder / "space.json"} +
+                              arguments);
+    REQUIRE_MESSAGE(ending.code == 0, ending.err);
+    return json::parse(read_file(folder / "space.json")).at("space");
+  };
+  const auto mixed = folder / "mixed.safetensors";
+  CHECK(space_of({standard, hard, "--space", "probability", "--out", mixed}) == "log_probability");
+  CHECK(space_of({mixed}) == "log_probability");
+  CHECK(space_of({mixed, "--space", "logit"}) == "logit");
+  CHECK(space_of({standard, hard}) == "logit");
+
+  const auto refused = [](const Arguments& arguments) {
+    const Ending ending = run(arguments);
+    CHECK(ending.code == 2);
+    return ending.err;
+  };
+  CHECK(refused({"dual", standard}) ==
+        Containing("is one model, expected a dual model or the path of a robust one"));
+  CHECK(refused({"dual", joint, "--out", folder / "again.safetensors"}) ==
+        Containing("is all that came, and is a checkpoint already; expected two models"));
+  CHECK(refused({"dual", joint, "--alpha", "0.5"}) ==
+        Containing("--alpha is 0.5, the weight in the checkpoint of --out FILE, expected both"));
+  CHECK(refused({"dual", standard, hard, "--space", "probit"}) ==
+        Containing("space is 'probit', expected one of: logit, probability, log_probability"));
+  // Two choices an image leave no trace in shapes
+  const auto other = folder / "other";
+  REQUIRE(run(robust(data, other, "supervised") + Arguments{"--k", "2", "--epochs", "1"}).code ==
+          0);
+  const std::string file = newest_checkpoint(other);
+  CHECK(refused({"dual", other, hard}) ==
+        Containing("k of '" + file + "' is 2, but '" + newest_checkpoint(hard).string() +
+                   "' has 1, expected the same of both models"));
+  CHECK(refused(robust(data, folder / "cold", "jtdmoe") + Arguments{"--warm-standard", other}) ==
+        Containing("k of '" + file + "' is 2, but this run has 1"));
 }
 
 TEST_CASE("options of robust training that make no sense are refused") {
@@ -141,16 +183,44 @@ TEST_CASE("options of robust training that make no sense are refused") {
         Containing("objective is 'hard', expected one of: supervised, adversarial, trades, rt_er, "
                    "jtdmoe"));
   CHECK(said({"--eps", "8/0"}) ==
-        Containing("eps is '8/0', expected a number >= 0 or a fraction like 8/255"));
+        Containing("eps is '8/0', expected a number at least 0, or a fraction such as 8/255"));
+  CHECK(said({"--eps", "8/inf"}) == Containing("eps is '8/inf', expected a number at least 0"));
   CHECK(said({"--rt-er-experts", "third"}) ==
         Containing("rt_er_experts is 'third', expected one of: second, all, all_mean"));
   CHECK(said({"--mixup", "0.2"}) ==
         Containing("mixup is 0.2, expected 0 beside an objective that attacks"));
-  CHECK(said({"--alpha", "2"}) == Containing("alpha is 2, expected 0 to 1"));
+  CHECK(said({"--objective", "jtdmoe", "--alpha", "2"}) ==
+        Containing("alpha is 2, expected 0 to 1"));
+  CHECK(said({"--objective", "supervised"}) ==
+        Containing("--attack-steps has no effect beside --objective supervised"));
+  CHECK(said({"--objective", "adversarial", "--beta", "2"}) ==
+        Containing("--beta has no effect beside --objective adversarial"));
+  CHECK(said({"--objective", "trades", "--detach-clean"}) ==
+        Containing("--detach-clean has no effect beside --objective trades"));
+  CHECK(said({"--dual-space", "logit"}) ==
+        Containing("--dual-space has no effect beside --objective rt_er"));
+  CHECK(run(train(data, folder / "run") + Arguments{"--router", "soft", "--robust-images", "4"})
+            .err == Containing("robust_images is 4, expected 0 where soft experts have slots"));
   CHECK(said({"--resnet-widths", "8,"}) == Containing("resnet_widths is '8,', expected channels"));
   CHECK(said({"--warm-robust", "x"}) == Containing("expected jtdmoe beside warm_standard"));
   CHECK(said({"--model", "vit", "--objective", "jtdmoe"}) ==
         Containing("model is 'vit', expected image_moe beside objective 'jtdmoe'"));
+}
+
+TEST_CASE("images that are attacked while a model is trained do not compete for slots") {
+  const TemporaryFolder folder;
+  const auto out = folder / "run";
+  const Ending trained = run(train(write_images(folder / "data"), out) +
+                             Arguments{"--epochs", "1", "--eval-capacity-factor", "0.5",
+                                       "--robust-images", "15", "--robust-steps", "1"});
+  REQUIRE_MESSAGE(trained.code == 0, trained.err);
+  const json robust = metrics(out, "final").at(0).at("robust");
+  CHECK(robust.at("images") == 15);  // in groups of four they were 12
+  REQUIRE(run({"attack", out, "--attack", "pgd", "--steps", "1", "--n", "0", "--json",
+               folder / "attack.json"})
+              .code == 0);
+  CHECK(robust.at("sa").get<double>() ==
+        doctest::Approx(json::parse(read_file(folder / "attack.json")).at("sa").get<double>()));
 }
 
 TEST_CASE("a mixture of networks without norms has sound radii, one with norms none") {
@@ -164,7 +234,18 @@ TEST_CASE("a mixture of networks without norms has sound radii, one with norms n
     const Ending ending =
         run({"certify", out, "--radii", "1e-9,8/255", "--json", folder / "c.json"});
     REQUIRE_MESSAGE(ending.code == 0, ending.err);
-    return json::parse(read_file(folder / "c.json"));
+    json figures = json::parse(read_file(folder / "c.json"));
+    CHECK((ending.out == Containing("limited by route %")) ==
+          (figures.at("certificate") == "sound"));
+    for (const json& radius : figures.at("radii")) {
+      if (radius.at("certified").is_null()) continue;
+      char shares[64];
+      std::snprintf(shares, sizeof shares, " %.2f %18.2f\n",
+                    100 * radius.at("certified").get<double>(),
+                    100 * radius.at("limited_by_route").get<double>());
+      CHECK(ending.out == Containing(shares));
+    }
+    return figures;
   };
   const json sound = certified("none");
   CHECK(sound.at("certificate") == "sound");

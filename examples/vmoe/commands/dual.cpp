@@ -6,7 +6,7 @@
 #include "commands/all.hpp"
 #include "commands/exit.hpp"
 #include "commands/flags.hpp"
-#include "robust_options.hpp"
+#include "commands/threat_flags.hpp"
 
 namespace vmoe {
 namespace {
@@ -26,7 +26,9 @@ class DualCommand final : public Command {
         ->type_name("PATH [PATH]");
     add_text(app, "--alphas", alphas_, "LIST", "weights of the robust model, separated by commas",
              "0.5,0.6,0.7,0.8,0.9,1");
-    add_text(app, "--space", space_, "NAME", "what is mixed: logit, probability", defaults.space);
+    add_text(app, "--space", space_, "NAME",
+             "what is mixed: logit, probability (mixed and attacked through its logarithm)",
+             "a dual model's own, else logit");
     add_text(app, "--eps", eps_, "NUMBER", "largest change of a pixel in [0, 1]", "8/255");
     add_text(app, "--step-size", step_, "NUMBER", "of PGD", "2/255");
     add_text(app, "--steps", steps_, "N", "of PGD", text(defaults.attack.steps));
@@ -57,14 +59,20 @@ class DualCommand final : public Command {
     if (paths_.empty() || paths_.size() > 2)
       moxie::throw_config("vmoe dual: ", paths_.size(),
                           " paths came, expected a standard and a robust model, or a dual one");
+    if (paths_.size() == 1 && !out_.empty())
+      moxie::throw_config("vmoe dual: --out is '", out_, "', but '", paths_[0],
+                          "' is all that came, and is a checkpoint already; expected two models");
+    if (!alpha_.empty() && out_.empty())
+      moxie::throw_config("vmoe dual: --alpha is ", alpha_,
+                          ", the weight in the checkpoint of --out FILE, expected both or none");
     DualRequest r;
     r.standard = paths_[0];
     if (paths_.size() > 1) r.robust = paths_[1];
     r.data = data_;
     if (!alphas_.empty()) r.alphas = read_alphas();
-    if (!space_.empty()) r.space = space_;
-    if (!eps_.empty()) r.attack.threat.eps = fraction_of("eps", eps_);
-    if (!step_.empty()) r.attack.step = fraction_of("step_size", step_);
+    r.space = space_;
+    apply_fraction("eps", eps_, r.attack.threat.eps);
+    apply_fraction("step-size", step_, r.attack.step);
     apply_number("steps", steps_, r.attack.steps);
     apply_number("n", images_, r.images);
     apply_number("seed", seed_, r.seed);

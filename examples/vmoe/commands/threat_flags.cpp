@@ -1,34 +1,14 @@
 #include "commands/threat_flags.hpp"
 
 #include <CLI/CLI.hpp>
-#include <charconv>
-#include <cmath>
-#include <string_view>
 
 #include "commands/flags.hpp"
+#include "robust_options.hpp"
 
 namespace vmoe {
-namespace {
-
-bool read_number(std::string_view text, double& value) {
-  const char* const end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  return error == std::errc{} && stop == end && std::isfinite(value);
-}
-
-}  // namespace
 
 void apply_fraction(const char* name, const std::string& text, double& value) {
-  if (text.empty()) return;
-  const std::size_t slash = text.find('/');
-  const std::string_view all = text;
-  double below = 1;
-  if (!read_number(all.substr(0, slash), value) ||
-      (slash != text.npos && (!read_number(all.substr(slash + 1), below) || !(below > 0))) ||
-      !(value >= 0))
-    moxie::throw_config("vmoe: --", name, " is '", text,
-                        "', expected a number at least 0, or a fraction such as 8/255");
-  value /= below;
+  if (!text.empty()) value = fraction_of(flag_of(name), text);
 }
 
 void ThreatFlags::add(CLI::App& app) {
