@@ -24,7 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 REFERENCE = "eigen_only"
 MEASURED = ("include_only", "one_layer")
 MARGIN = 0.2
-MOST_ROUNDS = 9
+MOST_ROUNDS = 4
 
 
 def compiler_key(version_text):
@@ -62,7 +62,7 @@ def main():
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--include", required=True, help="folder of the library's headers")
     parser.add_argument("--system", default="", help="folders of Eigen, with ; between them")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
 
