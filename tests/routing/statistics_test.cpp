@@ -196,9 +196,9 @@ TEST_CASE_TEMPLATE("the marginal error is that of the marginal which a plan does
   };
   check(worst(SparseExpertChoiceRouter{}, 2, Mode::train, true));
   check(worst(SparseTopKRouter{.k = 1}, 4, Mode::train, false));
-  const SinkhornTopKRouter sinkhorn{.iterations = 1, .plan_at_eval = false};
-  check(worst(sinkhorn, 4, Mode::train, false));
-  CHECK(worst(sinkhorn, 4, Mode::eval, false).first == 0);  // no plan
+  const SinkhornTopKRouter single{.iterations = 1, .plan_at_eval = false};
+  check(worst(single, 4, Mode::train, false));
+  CHECK(worst(single, 4, Mode::eval, false).first == 0);  // no plan
 }
 
 TEST_CASE_TEMPLATE("telemetry refuses a layer with other experts than before", B,
