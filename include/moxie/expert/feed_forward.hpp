@@ -11,7 +11,7 @@ namespace moxie {
 ///
 /// Parameters: Mlp/Dense_0/{kernel [E, D, H], bias [E, H]}, Mlp/Dense_1/{kernel [E, H, O], bias [E, O]}. Kernels start
 /// Xavier uniform, biases N(0, 1e-12), as in V-MoE; there all experts start alike (`same_experts`), which routing
-/// then breaks; ours start apart.   Cost: 2 R H (D + O) multiply-adds forward, twice that backward.
+/// then breaks; ours start apart.   Cost: R H (D + O) multiply-adds forward, twice that backward.
 template <class A = Gelu>
 struct FeedForward {
   Index hidden = 0;            ///< H
