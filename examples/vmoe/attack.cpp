@@ -21,7 +21,7 @@ namespace vmoe {
 namespace {
 
 using nlohmann::json;
-constexpr const char* who = "vmoe attack";
+constexpr const char* attack_command = "vmoe attack";
 
 /// Thrown through a pass that the user does not want to wait for.
 struct Interrupted {};
@@ -88,8 +88,8 @@ class Run {
  public:
   explicit Run(const AttackRequest& request)
       : request_(checked(request)),
-        checkpoint_(read_checkpoints(who, {request.checkpoint}).front()),
-        sample_(draw_sample(who, {checkpoint_}, request.data, request.images, request.seed)),
+        checkpoint_(read_checkpoints(attack_command, {request.checkpoint}).front()),
+        sample_(draw_sample(attack_command, {checkpoint_}, request.data, request.images, request.seed)),
         options_(in_groups_of_one(checkpoint_.info.options)),
         plan_(plan_model(options_, checkpoint_.info.image,
                          static_cast<Index>(checkpoint_.info.classes.size()))),
@@ -177,10 +177,10 @@ class Run {
  private:
   static const AttackRequest& checked(const AttackRequest& r) {
     check(r.attack);
-    moxie::detail::check_threat(who, r.attack.threat);
+    moxie::detail::check_threat(attack_command, r.attack.threat);
     if (r.pictures < 0)
-      moxie::throw_config(who, ": pictures is ", r.pictures, ", expected at least 0");
-    if (r.batch < 1) moxie::throw_config(who, ": batch is ", r.batch, ", expected at least 1");
+      moxie::throw_config(attack_command, ": pictures is ", r.pictures, ", expected at least 0");
+    if (r.batch < 1) moxie::throw_config(attack_command, ": batch is ", r.batch, ", expected at least 1");
     return r;
   }
   /// RA-E and RA-R are of one perturbation each: the last image decides.

@@ -7,6 +7,7 @@
 
 #include "checkpoint_info.hpp"
 #include "image_certificate.hpp"
+#include "kernel_values.hpp"
 #include "model.hpp"
 #include "moxie/robust/lipschitz.hpp"
 #include "session.hpp"
@@ -17,32 +18,7 @@ namespace vmoe {
 namespace {
 
 using nlohmann::json;
-constexpr const char* who = "vmoe certify";
-
-/// One kernel, [rows, cols], in double.
-struct Kernel {
-  Index rows = 0, cols = 0;
-  std::vector<double> values;
-
-  moxie::detail::HostMatrix view() const { return {values.data(), rows, cols}; }
-};
-
-/// Those of a parameter, one for each expert if it has them; none if there is no such parameter.
-std::vector<Kernel> kernels_of(const Model& model, const std::string& name) {
-  const auto& parameters = model.parameters();
-  for (const moxie::ParameterEntry& entry : parameters.entries()) {
-    if (entry.name != name || !entry.trained) continue;
-    const Index count = entry.expert_axis ? entry.shape.front() : 1;
-    const Index size = entry.size() / count;
-    std::vector<Kernel> out;
-    for (Index e = 0; e < count; ++e) {
-      const float* from = parameters.values().data + entry.offset + e * size;
-      out.push_back({entry.rows() / count, entry.cols(), {from, from + size}});
-    }
-    return out;
-  }
-  return {};
-}
+constexpr const char* certify_command = "vmoe certify";
 
 std::vector<std::string> reasons(const Model& model, const Options& o) {
   std::vector<std::string> out{
@@ -72,13 +48,13 @@ json layer_bounds(const Model& model, const Options& o, Index block) {
               {"gate", nullptr},
               {"experts_linf", nullptr},
               {"experts_l2", nullptr}};
-  const std::vector<Kernel> gate = kernels_of(model, prefix + "Router/kernel");
+  const std::vector<KernelValues> gate = kernels_of(model, prefix + "Router/kernel");
   if (gate.size() == 1 && o.gate == "linear")
     out["gate"] = {{"linf", moxie::linf_bound(gate.front().view()).value},
                    {"l2", moxie::spectral_bound(gate.front().view()).value},
                    {"label", "formal"}};
-  const std::vector<Kernel> first = kernels_of(model, prefix + "Mlp/Dense_0/kernel");
-  const std::vector<Kernel> second = kernels_of(model, prefix + "Mlp/Dense_1/kernel");
+  const std::vector<KernelValues> first = kernels_of(model, prefix + "Mlp/Dense_0/kernel");
+  const std::vector<KernelValues> second = kernels_of(model, prefix + "Mlp/Dense_1/kernel");
   if (o.expert != "mlp" || first.empty() || first.size() != second.size()) {
     out["reason"] = "experts of kind '" + o.expert + "': no bound of theirs is known";
     return out;
@@ -98,7 +74,7 @@ json layer_bounds(const Model& model, const Options& o, Index block) {
 json certify(const CertifyRequest& request) {
   for (const double r : request.radii)
     if (!(r > 0) || !std::isfinite(r))
-      moxie::throw_config(who, ": a radius is ", r, ", expected finite numbers above 0");
+      moxie::throw_config(certify_command, ": a radius is ", r, ", expected finite numbers above 0");
   const std::filesystem::path file = newest_checkpoint(request.checkpoint);
   const CheckpointInfo info = CheckpointInfo::read(file);
   const ModelPlan plan =
@@ -109,7 +85,7 @@ json certify(const CertifyRequest& request) {
   moxie::load_checkpoint(file, model.parameters());
   if (info.options.model == "image_moe") {
     json out = certify_image_moe(model, info, plan,
-                                 draw_sample(who, {{file, info}}, {}, 1000, 0).images,
+                                 draw_sample(certify_command, {{file, info}}, {}, 1000, 0).images,
                                  request.radii);
     out["checkpoint"] = file.string();
     out["step"] = info.step;

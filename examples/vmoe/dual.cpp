@@ -17,15 +17,15 @@
 namespace vmoe {
 namespace {
 
-constexpr const char* who = "vmoe dual";
-constexpr Index at_a_time = 64;
+constexpr const char* dual_command = "vmoe dual";
+constexpr Index images_at_a_time = 64;
 
 /// The option dual_space of what is swept. Probabilities have the classes of their logarithms.
 std::string space_of(const std::string& asked, const Options& options) {
   if (asked.empty()) return is_dual(options) ? options.dual_space : "logit";
   if (asked == "logit" || asked == "log_probability") return asked;
   if (asked == "probability") return "log_probability";
-  moxie::throw_config(who, ": space is '", asked,
+  moxie::throw_config(dual_command, ": space is '", asked,
                       "', expected one of: logit, probability, log_probability");
 }
 
@@ -33,19 +33,19 @@ std::string space_of(const std::string& asked, const Options& options) {
 Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualRequest& request) {
   Options options = checkpoints.back().info.options;
   if (checkpoints.size() == 1 && !is_dual(options))
-    moxie::throw_config(who, ": '", checkpoints[0].file.string(),
+    moxie::throw_config(dual_command, ": '", checkpoints[0].file.string(),
                         "' is one model, expected a dual model or the path of a robust one beside");
   for (const Checkpoint& c : checkpoints)
     if (c.info.options.model != "image_moe" ||
         (checkpoints.size() > 1 && is_dual(c.info.options)))
-      moxie::throw_config(who, ": '", c.file.string(),
+      moxie::throw_config(dual_command, ": '", c.file.string(),
                           "' is no mixture of whole networks (--model image_moe)");
   options.dual_space = space_of(request.space, options);
   if (checkpoints.size() > 1) {
     if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
-      moxie::throw_config(who, ": the two models normalise images differently, expected models "
+      moxie::throw_config(dual_command, ": the two models normalise images differently, expected models "
                                "that were trained on the same images");
-    require_same_network(who, options, "'" + checkpoints[1].file.string() + "'",
+    require_same_network(dual_command, options, "'" + checkpoints[1].file.string() + "'",
                          checkpoints[0].info.options, checkpoints[0].file);
     options.objective = "jtdmoe";
     options.alpha = request.alpha;
@@ -83,10 +83,10 @@ void save(const DualRequest& request, const Checkpoint& robust, const Options& o
 nlohmann::json sweep_dual(const DualRequest& request) {
   std::vector<std::filesystem::path> paths{request.standard};
   if (!request.robust.empty()) paths.push_back(request.robust);
-  const std::vector<Checkpoint> checkpoints = read_checkpoints(who, paths);
+  const std::vector<Checkpoint> checkpoints = read_checkpoints(dual_command, paths);
   const Options options = dual_options(checkpoints, request);
   const Sample sample =
-      draw_sample(who, checkpoints, request.data, request.images, request.seed);
+      draw_sample(dual_command, checkpoints, request.data, request.images, request.seed);
   const CheckpointInfo& info = checkpoints.back().info;
   const auto classes = static_cast<Index>(info.classes.size());
   moxie::ThreadPool pool(thread_count(request.threads));
@@ -99,21 +99,21 @@ nlohmann::json sweep_dual(const DualRequest& request) {
     return PixelModel(part.model(), info.normalization, info.image);
   };
   moxie::DualModel dual(pixels(parts.standard()), pixels(parts.robust()), parts.options());
-  moxie::AlphaSweep sweep(dual, request.attack, request.alphas, at_a_time);
+  moxie::AlphaSweep sweep(dual, request.attack, request.alphas, images_at_a_time);
   const ImageSet& images = sample.images;
   const std::vector<double> zeros(to_size(images.shape.channels), 0), ones(zeros.size(), 1);
-  const Batches batches(images, classes, {zeros, ones}, {.batch_size = at_a_time},
+  const Batches batches(images, classes, {zeros, ones}, {.batch_size = images_at_a_time},
                         Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
-  std::vector<float> x(to_size(at_a_time * batches.row_values()));
-  std::vector<std::int32_t> y(to_size(at_a_time));
+  std::vector<float> x(to_size(images_at_a_time * batches.row_values()));
+  std::vector<std::int32_t> y(to_size(images_at_a_time));
   for (Index b = 0; b < batches.per_epoch(); ++b) {
     const Index n = batches.rows(b);
     batches.fill(epoch, b, {.images = x, .labels = y});
     sweep.add({.x = {x.data(), n, batches.row_values()},
                .y = {y.data(), n},
                .seed = request.seed,
-               .first_image = b * at_a_time});
+               .first_image = b * images_at_a_time});
   }
   if (!request.csv.empty()) write_text(request.csv, moxie::to_csv(sweep.points()));
   nlohmann::json files = nlohmann::json::array();

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/batch.hpp"
+#include "kernel_values.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/robust/certificate.hpp"
 #include "moxie/robust/lipschitz.hpp"
@@ -15,28 +16,12 @@ namespace {
 
 using nlohmann::json;
 
-/// A kernel in double, [inputs, outputs].
-struct Kernel {
-  Index rows = 0, cols = 0;
-  std::vector<double> values;
-
-  bool empty() const { return values.empty(); }
-  moxie::detail::HostMatrix view() const { return {values.data(), rows, cols}; }
-  double bound() const { return moxie::linf_bound(view()).value; }
-};
-Kernel kernel_of(const Model& model, const std::string& name) {
-  const auto& parameters = model.parameters();
-  for (const moxie::ParameterEntry& e : parameters.entries())
-    if (e.name == name) {
-      const float* from = parameters.values().data + e.offset;
-      return {e.rows(), e.cols(), {from, from + e.size()}};
-    }
-  return {};
-}
+/// In L-infinity.
+double bound_of(const KernelValues& kernel) { return moxie::linf_bound(kernel.view()).value; }
 
 /// Makes a kernel that reads normalised pixels one that reads pixels in [0, 1]; its inputs run over
 /// the channels first.
-Kernel of_pixels(Kernel k, const Normalization& normalization, Index channels) {
+KernelValues of_pixels(KernelValues k, const Normalization& normalization, Index channels) {
   const auto data_channels = static_cast<Index>(normalization.std_dev.size());
   for (Index i = 0; i < k.rows; ++i)
     for (Index j = 0; j < k.cols; ++j)
@@ -49,18 +34,18 @@ Kernel of_pixels(Kernel k, const Normalization& normalization, Index channels) {
 /// kind.
 std::vector<double> class_bounds(const Model& model, const std::string& at,
                                  const Normalization& normalization, Index channels) {
-  const Kernel stem = kernel_of(model, at + "stem/kernel");
-  const Kernel head = kernel_of(model, at + "head/kernel");
+  const KernelValues stem = kernel_of(model, at + "stem/kernel");
+  const KernelValues head = kernel_of(model, at + "head/kernel");
   if (stem.empty() || head.empty() || !kernel_of(model, at + "norm/scale").empty()) return {};
-  moxie::LipschitzBound body{of_pixels(stem, normalization, channels).bound()};
+  moxie::LipschitzBound body{bound_of(of_pixels(stem, normalization, channels))};
   for (Index b = 0;; ++b) {
     const std::string block = at + "block_" + std::to_string(b) + "/";
-    const Kernel first = kernel_of(model, block + "Conv_0/kernel");
+    const KernelValues first = kernel_of(model, block + "Conv_0/kernel");
     if (first.empty()) break;
-    const Kernel second = kernel_of(model, block + "Conv_1/kernel");
-    const Kernel beside = kernel_of(model, block + "Conv_shortcut/kernel");
-    const moxie::LipschitzBound branch = moxie::chain({first.bound()}, {second.bound()});
-    const double shortcut = beside.empty() ? 1.0 : beside.bound();
+    const KernelValues second = kernel_of(model, block + "Conv_1/kernel");
+    const KernelValues beside = kernel_of(model, block + "Conv_shortcut/kernel");
+    const moxie::LipschitzBound branch = moxie::chain({bound_of(first)}, {bound_of(second)});
+    const double shortcut = beside.empty() ? 1.0 : bound_of(beside);
     body = moxie::chain(body, {(shortcut + branch.value) * (1 + 4e-16)});
   }
   std::vector<double> bounds;
@@ -82,7 +67,7 @@ class ReadLogits final : public moxie::RoutingVisitor<Backend> {
 std::vector<moxie::Certificate> certify_images(const Model& model, const CheckpointInfo& info,
                                                const ModelPlan& plan, const ImageSet& images,
                                                const std::vector<std::vector<double>>& lip,
-                                               const Kernel& router) {
+                                               const KernelValues& router) {
   constexpr Index at_a_time = 64;
   const Index classes = plan.vit.classes, experts = router.cols;
   const Batches batches(images, classes, info.normalization,
@@ -138,7 +123,7 @@ json certify_image_moe(const Model& model, const CheckpointInfo& info, const Mod
               {"radii", json::array()},
               {"layers", json::array()}};
   std::vector<std::vector<double>> lip;
-  Kernel router;
+  KernelValues router;
   bool bounded = true;
   for (Index layer = 0; layer < static_cast<Index>(plan.vit.moe_blocks.size()); ++layer) {
     const std::string at =
@@ -146,7 +131,7 @@ json certify_image_moe(const Model& model, const CheckpointInfo& info, const Mod
     router = of_pixels(kernel_of(model, at + "Router/kernel"), info.normalization,
                        plan.vit.channels);
     json own = {{"block", layer},
-                {"gate", {{"linf", router.bound()},
+                {"gate", {{"linf", bound_of(router)},
                           {"l2", moxie::spectral_bound(router.view()).value},
                           {"label", "formal"}}},
                 {"experts_linf", nullptr},

@@ -14,11 +14,11 @@
 namespace vmoe {
 namespace {
 
-constexpr std::uint64_t images_stream = moxie::stream_id("vmoe robust check images");
+constexpr std::uint64_t check_stream = moxie::stream_id("vmoe robust check images");
 
 /// Some images of a set, drawn by the seed.
 ImageSet draw(const ImageSet& set, Index wanted, std::uint64_t seed) {
-  std::vector<std::int32_t> numbers = shuffled(set.count, {seed, 0, images_stream});
+  std::vector<std::int32_t> numbers = shuffled(set.count, {seed, 0, check_stream});
   numbers.resize(to_size(wanted));
   ImageSet out;
   out.count = wanted;

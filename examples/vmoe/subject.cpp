@@ -11,7 +11,7 @@
 namespace vmoe {
 namespace {
 
-constexpr std::uint64_t images_stream = moxie::stream_id("vmoe stability images");
+constexpr std::uint64_t sample_stream = moxie::stream_id("vmoe stability images");
 
 void require_alike(const char* who, const Checkpoint& first, const Checkpoint& other) {
   const ImageShape& a = first.info.image;
@@ -83,7 +83,7 @@ Sample draw_sample(const char* who, const std::vector<Checkpoint>& checkpoints,
     moxie::throw_config(who, ": '", source, "' has no test images, expected at least 1");
   Sample out;
   out.classes = std::move(all.classes);
-  out.numbers = shuffled(test.count, {seed, 0, images_stream});
+  out.numbers = shuffled(test.count, {seed, 0, sample_stream});
   if (wanted > 0 && wanted < test.count) out.numbers.resize(to_size(wanted));
   out.images.count = static_cast<Index>(out.numbers.size());
   out.images.shape = test.shape;

@@ -13,15 +13,15 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/capacity_laws.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 #include "support/vectors.hpp"
 
 using namespace moxie;
+using test::to_size;
 using Ints = std::vector<std::int32_t>;
 using Doubles = std::vector<double>;
 
 namespace {
-
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 struct Seat {
   Index expert, slot;
@@ -32,29 +32,29 @@ using Seats = std::vector<std::vector<Seat>>;  // of each token, in the order ob
 /// The loops of the algorithm, written plainly. `scores` [T, E] rank a token's experts.
 Seats next_choice(const RoutingShape& s, const Ints& choice, const Ints& order,
                   const Doubles& scores) {
-  Seats seats(at(s.tokens));
+  Seats seats(to_size(s.tokens));
   for (Index g = 0; g < s.groups(); ++g) {
     const std::vector<std::int32_t> served(order.begin() + g * s.group,
                                            order.begin() + (g + 1) * s.group);
-    std::vector<Index> count(at(s.experts), 0);
-    std::vector<Index> wanted(at(s.tokens), 0);
+    std::vector<Index> count(to_size(s.experts), 0);
+    std::vector<Index> wanted(to_size(s.tokens), 0);
     for (Index k = 0; k < s.choices; ++k)
       for (const Index t : served) {
-        const Index e = choice[at(t * s.choices + k)];
+        const Index e = choice[to_size(t * s.choices + k)];
         if (e < 0) continue;
-        ++wanted[at(t)];
-        if (count[at(e)] < s.capacity) seats[at(t)].push_back({e, count[at(e)]++});
+        ++wanted[to_size(t)];
+        if (count[to_size(e)] < s.capacity) seats[to_size(t)].push_back({e, count[to_size(e)]++});
       }
     for (Index r = 0; r + s.choices < s.experts; ++r)
       for (const Index t : served) {
-        if (static_cast<Index>(seats[at(t)].size()) >= wanted[at(t)]) continue;
-        std::vector<Index> ranked(at(s.experts));
+        if (static_cast<Index>(seats[to_size(t)].size()) >= wanted[to_size(t)]) continue;
+        std::vector<Index> ranked(to_size(s.experts));
         std::iota(ranked.begin(), ranked.end(), 0);
         std::stable_sort(ranked.begin(), ranked.end(), [&](Index a, Index b) {
-          return scores[at(t * s.experts + a)] > scores[at(t * s.experts + b)];
+          return scores[to_size(t * s.experts + a)] > scores[to_size(t * s.experts + b)];
         });
-        const Index e = ranked[at(s.choices + r)];
-        if (count[at(e)] < s.capacity) seats[at(t)].push_back({e, count[at(e)]++});
+        const Index e = ranked[to_size(s.choices + r)];
+        if (count[to_size(e)] < s.capacity) seats[to_size(t)].push_back({e, count[to_size(e)]++});
       }
   }
   return seats;
@@ -65,9 +65,9 @@ Seats seats_of(const testing::SparseFixture<B>& f) {
   const Ints choice = f.choices();
   const Ints slot = f.slots();
   const Ints row = f.rows();
-  Seats seats(at(f.shape().tokens));
+  Seats seats(to_size(f.shape().tokens));
   for (std::size_t a = 0; a < row.size(); ++a)
-    if (row[a] >= 0) seats[a / at(f.shape().choices)].push_back({choice[a], slot[a]});
+    if (row[a] >= 0) seats[a / to_size(f.shape().choices)].push_back({choice[a], slot[a]});
   return seats;
 }
 
@@ -88,15 +88,15 @@ bool rows_in_order(const testing::SparseFixture<B>& f) {
   }
   std::sort(places.begin(), places.end());
   if (static_cast<Index>(places.size()) > s.rows) return false;
-  Ints offset(at(s.experts + 1), 0);
+  Ints offset(to_size(s.experts + 1), 0);
   const Ints token = f.tokens();
   const Ints assignment = f.assignments();
   for (std::size_t r = 0; r < places.size(); ++r) {
     const Index a = places[r][3];
-    if (row[at(a)] != static_cast<std::int32_t>(r) || assignment[r] != a ||
+    if (row[to_size(a)] != static_cast<std::int32_t>(r) || assignment[r] != a ||
         token[r] != a / s.choices)
       return false;
-    for (Index e = places[r][0] + 1; e <= s.experts; ++e) ++offset[at(e)];
+    for (Index e = places[r][0] + 1; e <= s.experts; ++e) ++offset[to_size(e)];
   }
   return f.offsets() == offset;
 }
@@ -164,20 +164,20 @@ void compare_with_loops(B& backend, const Make& make, Index cases, bool plan) {
     const std::vector<T> probs = plan ? f.probs() : f.noisy_probs();
     for (Index t = 0; t < s.tokens; ++t)
       for (Index k = 0; k < s.choices; ++k) {
-        const auto a = at(t * s.choices + k);
+        const auto a = to_size(t * s.choices + k);
         REQUIRE((after[a] < 0) == (choice[a] < 0));
-        REQUIRE((row[a] >= 0) == (k < static_cast<Index>(wanted[at(t)].size())));
+        REQUIRE((row[a] >= 0) == (k < static_cast<Index>(wanted[to_size(t)].size())));
         if (after[a] < 0) continue;
-        REQUIRE(weight[a] == probs[at(t * s.experts + after[a])]);
-        for (Index j = 0; j < k; ++j) REQUIRE(after[at(t * s.choices + j)] != after[a]);
+        REQUIRE(weight[a] == probs[to_size(t * s.experts + after[a])]);
+        for (Index j = 0; j < k; ++j) REQUIRE(after[to_size(t * s.choices + j)] != after[a]);
         retried += row[a] >= 0 && after[a] != choice[a] ? 1 : 0;
         lost += row[a] < 0 ? 1 : 0;
       }
     // What is dropped: only what has no seat.
     Index listed = 0;
     for (const DroppedChoice& d : dropped(backend, f.routing)) {
-      REQUIRE(d.choice >= static_cast<Index>(wanted[at(d.token)].size()));
-      REQUIRE(after[at(d.token * s.choices + d.choice)] == d.expert);
+      REQUIRE(d.choice >= static_cast<Index>(wanted[to_size(d.token)].size()));
+      REQUIRE(after[to_size(d.token * s.choices + d.choice)] == d.expert);
       ++listed;
     }
     REQUIRE(listed == std::count_if(row.begin(), row.end(), [&](const std::int32_t& r) {
@@ -277,7 +277,7 @@ TEST_CASE_TEMPLATE("next choice gives the numbers of the golden vector", B, MOXI
 
   f.assign(WithPriority{BatchPriority{}, rule});
   std::vector<bool> without_retry(logits.size(), true);
-  for (const DroppedChoice& d : dropped(backend, f.routing)) without_retry[at(d.token)] = false;
+  for (const DroppedChoice& d : dropped(backend, f.routing)) without_retry[to_size(d.token)] = false;
   CHECK(without_retry == test::flat<bool>(v["expected"]["without_retry"]));
 
   f.assign(WithOverflow{NextChoice{}, WithPriority{BatchPriority{}, rule}});

@@ -8,6 +8,8 @@
 #include "moxie/testing/sparse_fixture.hpp"
 #include "support/backends.hpp"
 
+namespace priority_test {
+
 using namespace moxie;
 using Ints = std::vector<std::int32_t>;
 
@@ -138,3 +140,5 @@ TEST_CASE_TEMPLATE("RandomPriority depends on seed, step, layer and global token
   whole.context.seed = 6;
   CHECK(order_of(backend, whole, RandomPriority{}) != order);
 }
+
+}  // namespace priority_test

@@ -3,6 +3,8 @@
 #include "moxie/backend/cpu.hpp"
 #include "moxie/core/parameters.hpp"
 
+namespace parameter_range_test {
+
 using namespace moxie;
 using B = CpuBackend<double>;
 
@@ -32,3 +34,5 @@ TEST_CASE("a range is of the scope of that name, not of those that begin alike")
   CHECK_THROWS_AS((void)p.range("A/k"), config_error);
   CHECK_THROWS_AS((void)p.range("B"), config_error);
 }
+
+}  // namespace parameter_range_test

@@ -5,6 +5,8 @@
 #include "moxie/backend/cpu.hpp"
 #include "support/errors.hpp"
 
+namespace parameters_test {
+
 using namespace moxie;
 using test::message_of;
 using B = CpuBackend<double>;
@@ -188,3 +190,5 @@ TEST_CASE("initializers have the statistics of their names") {
   CHECK(Initializer::constant(3)({}, 17) == 3);
   CHECK(Initializer::zeros()({}, 17) == 0);
 }
+
+}  // namespace parameters_test

@@ -3,13 +3,13 @@
 
 #include "router/soft_fixture.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 
 using namespace moxie;
 using namespace moxie::test;
 using testing::detail::Draw;
 
 namespace {
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 }  // namespace
 
 TEST_CASE_TEMPLATE("SoftDispatcher gives the sums of the definition and their adjoints", B,
@@ -60,8 +60,8 @@ TEST_CASE_TEMPLATE("SoftDispatcher gives the sums of the definition and their ad
     // What the experts read: rows by index.
     const auto read = [&](const Rows<B>& r, Index cols) {
       const auto offset = host(r.offset);
-      REQUIRE(offset.size() == at(E + 1));
-      for (Index e = 0; e <= E; ++e) REQUIRE(offset[at(e)] == e * G * P);
+      REQUIRE(offset.size() == to_size(E + 1));
+      for (Index e = 0; e <= E; ++e) REQUIRE(offset[to_size(e)] == e * G * P);
       const auto index = host(r.index);
       const auto all = host(r.x);
       CHECK(r.rows == G * C);
@@ -69,7 +69,7 @@ TEST_CASE_TEMPLATE("SoftDispatcher gives the sums of the definition and their ad
       std::vector<double> values;
       for (Index i = 0; i < r.rows; ++i)
         for (Index c = 0; c < cols; ++c)
-          values.push_back(static_cast<double>(all[at(index[at(i)] * cols + c)]));
+          values.push_back(static_cast<double>(all[to_size(index[to_size(i)] * cols + c)]));
       return values;
     };
 
@@ -94,24 +94,24 @@ TEST_CASE_TEMPLATE("SoftDispatcher gives the sums of the definition and their ad
           for (Index d = 0; d < D; ++d) {
             double sum = 0;
             for (Index t = g * S; t < (g + 1) * S; ++t)
-              sum += dispatch[at(t * C + c)] * xs[at(t * D + d)];
-            same(static_cast<T>(in[at(row(g, e, p) * D + d)]), sum);
+              sum += dispatch[to_size(t * C + c)] * xs[to_size(t * D + d)];
+            same(static_cast<T>(in[to_size(row(g, e, p) * D + d)]), sum);
           }
           for (Index o = 0; o < O; ++o) {
             double sum = 0;
             for (Index t = g * S; t < (g + 1) * S; ++t)
-              sum += combine[at(t * C + c)] * dys[at(t * O + o)];
-            same(static_cast<T>(dy_rows[at(row(g, e, p) * O + o)]), sum);
+              sum += combine[to_size(t * C + c)] * dys[to_size(t * O + o)];
+            same(static_cast<T>(dy_rows[to_size(row(g, e, p) * O + o)]), sum);
           }
           for (Index t = g * S; t < (g + 1) * S; ++t) {
             double to_combine = 0;
             double to_dispatch = 0;
             for (Index o = 0; o < O; ++o)
-              to_combine += dys[at(t * O + o)] * out[at(row(g, e, p) * O + o)];
+              to_combine += dys[to_size(t * O + o)] * out[to_size(row(g, e, p) * O + o)];
             for (Index d = 0; d < D; ++d)
-              to_dispatch += xs[at(t * D + d)] * d_in[at(row(g, e, p) * D + d)];
-            same(d_combine[at(t * C + c)], to_combine);
-            same(d_dispatch[at(t * C + c)], to_dispatch);
+              to_dispatch += xs[to_size(t * D + d)] * d_in[to_size(row(g, e, p) * D + d)];
+            same(d_combine[to_size(t * C + c)], to_combine);
+            same(d_dispatch[to_size(t * C + c)], to_dispatch);
           }
         }
     for (Index t = 0; t < G * S; ++t) {
@@ -120,15 +120,15 @@ TEST_CASE_TEMPLATE("SoftDispatcher gives the sums of the definition and their ad
         double sum = 0;
         for (Index e = 0; e < E; ++e)
           for (Index p = 0; p < P; ++p)
-            sum += combine[at(t * C + e * P + p)] * out[at(row(g, e, p) * O + o)];
-        same(ys[at(t * O + o)], sum);
+            sum += combine[to_size(t * C + e * P + p)] * out[to_size(row(g, e, p) * O + o)];
+        same(ys[to_size(t * O + o)], sum);
       }
       for (Index d = 0; d < D; ++d) {
         double sum = 0;
         for (Index e = 0; e < E; ++e)
           for (Index p = 0; p < P; ++p)
-            sum += dispatch[at(t * C + e * P + p)] * d_in[at(row(g, e, p) * D + d)];
-        same(dxs[at(t * D + d)], sum);
+            sum += dispatch[to_size(t * C + e * P + p)] * d_in[to_size(row(g, e, p) * D + d)];
+        same(dxs[to_size(t * D + d)], sum);
       }
     }
     CHECK(good);

@@ -121,7 +121,7 @@ TEST_CASE("Mixed allocates nothing in a pass") {
 namespace {
 
 /// The second of its kinds borrows from the first expert.
-struct Borrowing : Mixed<FeedForward<Gelu>, FeedForward<Gelu>> {
+struct BorrowingKinds : Mixed<FeedForward<Gelu>, FeedForward<Gelu>> {
   template <Backend B>
   void forward(B& b, const Parameters<B>& p, const State<B>& s, const Rows<B>& in, Matrix<B> out,
                Tape<B>& tape, const Pass<B>& pass) const {
@@ -135,7 +135,7 @@ struct Borrowing : Mixed<FeedForward<Gelu>, FeedForward<Gelu>> {
 
 TEST_CASE("the Expert laws find kinds of experts that share parameters") {
   CpuBackend<double> backend;
-  const Borrowing borrowing{
+  const BorrowingKinds borrowing{
       {{2, 1}, FeedForward<Gelu>{.hidden = 3}, FeedForward<Gelu>{.hidden = 4}}};
   const testing::LawReport report =
       testing::check_expert_laws(backend, borrowing, {.cases = 30, .experts = 3});

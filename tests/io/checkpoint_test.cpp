@@ -10,6 +10,8 @@
 #include "moxie/optimizer/sgd.hpp"
 #include "support/backends.hpp"
 
+namespace checkpoint_test {
+
 namespace {
 
 using moxie::NamedState;
@@ -228,3 +230,5 @@ TEST_CASE("A checkpoint keeps its own keys and names to itself") {
           moxie::load_checkpoint(folder / "future", model.p);
         }).find("has version '2', expected '1'") != std::string::npos);
 }
+
+}  // namespace checkpoint_test

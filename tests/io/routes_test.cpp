@@ -11,6 +11,8 @@
 #include "moxie/testing/law_report.hpp"
 #include "support/backends.hpp"
 
+namespace routes_test {
+
 using namespace moxie;
 using namespace moxie::test;
 using testing::detail::Draw;
@@ -180,3 +182,5 @@ TEST_CASE("RouteRecorder refuses a layer without choices of tokens") {
                        "choices that could be recorded",
                        config_error);
 }
+
+}  // namespace routes_test

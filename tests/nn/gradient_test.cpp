@@ -7,6 +7,8 @@
 #include "moxie/router/top_k.hpp"
 #include "nn/layers.hpp"
 
+namespace gradient_test {
+
 namespace {
 
 using moxie::Index;
@@ -119,3 +121,5 @@ TEST_CASE("Vit obeys the Layer laws with mixtures of experts and their losses") 
     });
   });
 }
+
+}  // namespace gradient_test

@@ -7,6 +7,8 @@
 #include "moxie/ops/kl_divergence.hpp"
 #include "support/backends.hpp"
 
+namespace cross_entropy_test {
+
 using namespace moxie;
 using moxie::test::Buffer;
 using moxie::test::make_backend;
@@ -193,3 +195,5 @@ TEST_CASE_TEMPLATE("argmax_rows and correct_rows give ties to the lower column",
   CHECK(best.to_vector() == std::vector<std::int32_t>{1, 0, 2, 0});
   CHECK(hits.to_vector() == std::vector<T>{1, 0, 1, 0});
 }
+
+}  // namespace cross_entropy_test

@@ -5,9 +5,11 @@
 #include "moxie/ops/sparse_transport_tokens.hpp"
 #include "moxie/testing/law_report.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 #include "support/vectors.hpp"
 
 using namespace moxie;
+using test::to_size;
 using testing::detail::all_near;
 using testing::detail::Draw;
 using Doubles = std::vector<double>;
@@ -17,8 +19,6 @@ using Options = SparseTransportOptions;
 namespace {
 
 enum class Side { experts, tokens };
-
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 template <Side side, class B>
 Doubles plan_of(B& backend, const Doubles& similarity, Index experts, Options options,
@@ -57,7 +57,7 @@ Doubles project(const Doubles& v, Index k) {
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < v.size(); ++i) order.push_back(i);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return v[a] > v[b]; });
-  order.resize(std::min(order.size(), at(k)));
+  order.resize(std::min(order.size(), to_size(k)));
   double sum = 0;
   double of_support = 0;
   double support = 0;
@@ -76,16 +76,16 @@ Doubles project(const Doubles& v, Index k) {
 
 /// The definition for one group without padding: q [m, n] row-major, marginals a and b.
 Doubles semi_dual(const Doubles& q, Index m, Index n, double a, double b, const Options& o) {
-  Doubles alpha(at(m), 0.0);
+  Doubles alpha(to_size(m), 0.0);
   Doubles first = alpha;
   Doubles second = alpha;
   Doubles plan(q.size(), 0.0);
   const auto columns = [&] {
     for (Index j = 0; j < n; ++j) {
       Doubles v;
-      for (Index i = 0; i < m; ++i) v.push_back((alpha[at(i)] + q[at(i * n + j)]) / (o.gamma * b));
+      for (Index i = 0; i < m; ++i) v.push_back((alpha[to_size(i)] + q[to_size(i * n + j)]) / (o.gamma * b));
       const Doubles p = project(v, o.nonzeros);
-      for (Index i = 0; i < m; ++i) plan[at(i * n + j)] = b * p[at(i)];
+      for (Index i = 0; i < m; ++i) plan[to_size(i * n + j)] = b * p[to_size(i)];
     }
   };
   for (Index step = 1; step <= o.max_iterations; ++step) {
@@ -93,13 +93,13 @@ Doubles semi_dual(const Doubles& q, Index m, Index n, double a, double b, const 
     double squares = 0;
     for (Index i = 0; i < m; ++i) {
       double g = -a;
-      for (Index j = 0; j < n; ++j) g += plan[at(i * n + j)];
+      for (Index j = 0; j < n; ++j) g += plan[to_size(i * n + j)];
       squares += g * g;
-      first[at(i)] = .9 * first[at(i)] + .1 * g;
-      second[at(i)] = .999 * second[at(i)] + .001 * g * g;
-      const double mean = first[at(i)] / (1 - std::pow(.9, static_cast<double>(step)));
-      const double size = second[at(i)] / (1 - std::pow(.999, static_cast<double>(step)));
-      alpha[at(i)] -= o.learning_rate * mean / (std::sqrt(size) + 1e-8);
+      first[to_size(i)] = .9 * first[to_size(i)] + .1 * g;
+      second[to_size(i)] = .999 * second[to_size(i)] + .001 * g * g;
+      const double mean = first[to_size(i)] / (1 - std::pow(.9, static_cast<double>(step)));
+      const double size = second[to_size(i)] / (1 - std::pow(.999, static_cast<double>(step)));
+      alpha[to_size(i)] -= o.learning_rate * mean / (std::sqrt(size) + 1e-8);
     }
     if (std::sqrt(squares) <= o.tolerance) break;
   }
@@ -109,15 +109,15 @@ Doubles semi_dual(const Doubles& q, Index m, Index n, double a, double b, const 
 Doubles transposed(const Doubles& m, Index rows, Index cols) {
   Doubles out;
   for (Index j = 0; j < cols; ++j)
-    for (Index i = 0; i < rows; ++i) out.push_back(m[at(i * cols + j)]);
+    for (Index i = 0; i < rows; ++i) out.push_back(m[to_size(i * cols + j)]);
   return out;
 }
 Doubles softmax(const Doubles& logits, Index experts) {
   Doubles out;
-  for (std::size_t t = 0; t < logits.size(); t += at(experts)) {
+  for (std::size_t t = 0; t < logits.size(); t += to_size(experts)) {
     double sum = 0;
-    for (Index e = 0; e < experts; ++e) sum += std::exp(logits[t + at(e)]);
-    for (Index e = 0; e < experts; ++e) out.push_back(std::exp(logits[t + at(e)]) / sum);
+    for (Index e = 0; e < experts; ++e) sum += std::exp(logits[t + to_size(e)]);
+    for (Index e = 0; e < experts; ++e) out.push_back(std::exp(logits[t + to_size(e)]) / sum);
   }
   return out;
 }
@@ -205,7 +205,7 @@ TEST_CASE_TEMPLATE("sparse plans are those of the definition, with groups and pa
       std::vector<Index> rows;
       Doubles own;
       for (Index t = g * group; t < (g + 1) * group; ++t) {
-        if (!mask.empty() && mask[at(t)] == 0) continue;
+        if (!mask.empty() && mask[to_size(t)] == 0) continue;
         rows.push_back(t);
         own.insert(own.end(), q.begin() + t * experts, q.begin() + (t + 1) * experts);
       }
@@ -219,7 +219,7 @@ TEST_CASE_TEMPLATE("sparse plans are those of the definition, with groups and pa
                            n);
       for (Index r = 0; r < n; ++r)
         for (Index e = 0; e < experts; ++e)
-          wanted[at(rows[at(r)] * experts + e)] = plan[at(r * experts + e)];
+          wanted[to_size(rows[to_size(r)] * experts + e)] = plan[to_size(r * experts + e)];
     }
     // Where the gradient is 0 but for rounding (all columns full), Adam makes 1e-8 of 1e-16.
     REQUIRE(all_near(got, wanted, sizeof(typename B::Scalar) == 8 ? 1e-7 : 1e-4));
@@ -236,7 +236,7 @@ TEST_CASE_TEMPLATE("with many steps the other marginal comes near, with few non-
     Doubles out;
     for (Index i = 0; i < n; ++i) {
       double sum = 0;
-      for (Index j = 0; j < of; ++j) sum += plan[at(i * row_step + j * col_step)];
+      for (Index j = 0; j < of; ++j) sum += plan[to_size(i * row_step + j * col_step)];
       out.push_back(sum);
     }
     return out;
@@ -254,7 +254,7 @@ TEST_CASE_TEMPLATE("with many steps the other marginal comes near, with few non-
   CHECK(far(by_expert) < far(at_once));
   for (Index e = 0; e < experts; ++e) {
     Index nonzeros = 0;
-    for (Index t = 0; t < tokens; ++t) nonzeros += by_expert[at(t * experts + e)] > 0 ? 1 : 0;
+    for (Index t = 0; t < tokens; ++t) nonzeros += by_expert[to_size(t * experts + e)] > 0 ? 1 : 0;
     CHECK(nonzeros <= 6);
   }
   const Doubles dense =

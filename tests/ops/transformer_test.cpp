@@ -11,8 +11,12 @@
 #include "moxie/ops/layer_norm.hpp"
 #include "moxie/ops/mean_tokens.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
+
+namespace transformer_test {
 
 using namespace moxie;
+using test::to_size;
 using moxie::test::make_backend;
 
 namespace {
@@ -67,8 +71,6 @@ void check_near(const std::vector<double>& a, const std::vector<double>& b, doub
     CHECK(std::fabs(a[i] - b[i]) <= by * std::fmax(1.0, std::fabs(b[i])));
   }
 }
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
-
 }  // namespace
 
 TEST_CASE_TEMPLATE("layer_norm_rows equals the loop, in place too", B, MOXIE_TEST_BACKENDS) {
@@ -84,12 +86,12 @@ TEST_CASE_TEMPLATE("layer_norm_rows equals the loop, in place too", B, MOXIE_TES
     std::vector<double> expected;
     for (Index r = 0; r < rows; ++r) {
       double mean = 0, variance = 0;
-      for (Index c = 0; c < cols; ++c) mean += in[at(r * cols + c)] / static_cast<double>(cols);
+      for (Index c = 0; c < cols; ++c) mean += in[to_size(r * cols + c)] / static_cast<double>(cols);
       for (Index c = 0; c < cols; ++c)
-        variance += std::pow(in[at(r * cols + c)] - mean, 2) / static_cast<double>(cols);
+        variance += std::pow(in[to_size(r * cols + c)] - mean, 2) / static_cast<double>(cols);
       for (Index c = 0; c < cols; ++c)
-        expected.push_back((in[at(r * cols + c)] - mean) / std::sqrt(variance + 1e-6) * s[at(c)] +
-                           b[at(c)]);
+        expected.push_back((in[to_size(r * cols + c)] - mean) / std::sqrt(variance + 1e-6) * s[to_size(c)] +
+                           b[to_size(c)]);
     }
     check_near(y.dense(), expected, cols == 1 ? 1e-3 : tolerance<T>);
     CHECK(y.gaps_kept());
@@ -145,7 +147,7 @@ TEST_CASE_TEMPLATE("attention equals the loop on column blocks of one matrix", B
     attention(backend, shape, q.read(), k, v, memory, o.view());
 
     const std::vector<double> qs = q.dense(), kvs = kv.dense();
-    std::vector<double> expected(at(c.images * c.queries * columns), 0.0);
+    std::vector<double> expected(to_size(c.images * c.queries * columns), 0.0);
     for (Index n = 0; n < c.images; ++n)
       for (Index h = 0; h < c.heads; ++h)
         for (Index i = 0; i < c.queries; ++i) {
@@ -154,16 +156,16 @@ TEST_CASE_TEMPLATE("attention equals the loop on column blocks of one matrix", B
           for (Index j = 0; j < c.keys; ++j) {
             double score = 0;
             for (Index w = 0; w < c.width; ++w)
-              score += qs[at((n * c.queries + i) * columns + h * c.width + w)] *
-                       kvs[at((n * c.keys + j) * 2 * columns + h * c.width + w)];
+              score += qs[to_size((n * c.queries + i) * columns + h * c.width + w)] *
+                       kvs[to_size((n * c.keys + j) * 2 * columns + h * c.width + w)];
             p.push_back(std::exp(0.5 * score));
             sum += p.back();
           }
           for (Index j = 0; j < c.keys; ++j)
             for (Index w = 0; w < c.width; ++w)
-              expected[at((n * c.queries + i) * columns + h * c.width + w)] +=
-                  p[at(j)] / sum *
-                  kvs[at((n * c.keys + j) * 2 * columns + columns + h * c.width + w)];
+              expected[to_size((n * c.queries + i) * columns + h * c.width + w)] +=
+                  p[to_size(j)] / sum *
+                  kvs[to_size((n * c.keys + j) * 2 * columns + columns + h * c.width + w)];
         }
     check_near(o.dense(), expected, tolerance<T>);
     CHECK(o.gaps_kept());
@@ -186,8 +188,8 @@ TEST_CASE_TEMPLATE("gather_patches and scatter_patches are inverse, and patches 
         for (Index y = 0; y < 2; ++y)
           for (Index x = 0; x < 2; ++x)
             for (Index c = 0; c < 3; ++c)
-              CHECK(to[at(((n * 2 + py) * 3 + px) * 12 + (y * 2 + x) * 3 + c)] ==
-                    from[at(n * 72 + ((py * 2 + y) * 6 + px * 2 + x) * 3 + c)]);
+              CHECK(to[to_size(((n * 2 + py) * 3 + px) * 12 + (y * 2 + x) * 3 + c)] ==
+                    from[to_size(n * 72 + ((py * 2 + y) * 6 + px * 2 + x) * 3 + c)]);
   scatter_patches(backend, s, patches.read(), back.view());
   CHECK(back.dense() == from);
   CHECK(patches.gaps_kept());
@@ -203,7 +205,7 @@ TEST_CASE_TEMPLATE("Element-wise operations on rows with gaps", B, MOXIE_TEST_BA
   const std::vector<double> left = a.dense(), right = b.dense(), one = row.dense();
   const auto expect = [&](const auto& value) {
     std::vector<double> expected;
-    for (Index i = 0; i < rows * cols; ++i) expected.push_back(value(at(i), at(i % cols)));
+    for (Index i = 0; i < rows * cols; ++i) expected.push_back(value(to_size(i), to_size(i % cols)));
     check_near(out.dense(), expected, tolerance<T>);
     CHECK(out.gaps_kept());
   };
@@ -228,17 +230,19 @@ TEST_CASE_TEMPLATE("mean_tokens and its adjoint", B, MOXIE_TEST_BACKENDS) {
   mean_tokens(backend, x.read(), y.view());
   mean_tokens_backward(backend, y.read(), dx.view());
   const std::vector<double> in = x.dense();
-  std::vector<double> mean, spread(at(images * tokens * width));
+  std::vector<double> mean, spread(to_size(images * tokens * width));
   for (Index n = 0; n < images; ++n)
     for (Index c = 0; c < width; ++c) {
       double sum = 0;
-      for (Index t = 0; t < tokens; ++t) sum += in[at((n * tokens + t) * width + c)];
+      for (Index t = 0; t < tokens; ++t) sum += in[to_size((n * tokens + t) * width + c)];
       mean.push_back(sum / static_cast<double>(tokens));
       for (Index t = 0; t < tokens; ++t)
-        spread[at((n * tokens + t) * width + c)] = mean.back() / static_cast<double>(tokens);
+        spread[to_size((n * tokens + t) * width + c)] = mean.back() / static_cast<double>(tokens);
     }
   check_near(y.dense(), mean, tolerance<T>);
   check_near(dx.dense(), spread, tolerance<T>);
   CHECK(y.gaps_kept());
   CHECK(dx.gaps_kept());
 }
+
+}  // namespace transformer_test

@@ -8,6 +8,8 @@
 #include "regularizer/all_regularizers.hpp"
 #include "regularizer/evaluated.hpp"
 
+namespace routings_test {
+
 using namespace moxie;
 using test::Evaluated;
 using test::Given;
@@ -223,3 +225,5 @@ TEST_CASE_TEMPLATE("one expert takes everything: balance is E, entropies are 0",
   CHECK(testing::near(loss(LocalEntropy{.weight = 1}), 0, by));
   CHECK(testing::near(loss(ThresholdEntropy{.weight = 1}), std::log(3), by));
 }
+
+}  // namespace routings_test

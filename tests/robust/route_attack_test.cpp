@@ -10,6 +10,8 @@
 #include "robust/models.hpp"
 #include "support/errors.hpp"
 
+namespace route_attack_test {
+
 namespace {
 
 using moxie::Index;
@@ -173,3 +175,5 @@ TEST_CASE("routes that cannot be replayed are refused") {
           moxie::RouterAttack(layer, moxie::LayerTarget{router}, Pgd{.random_start = false}, 4);
         }).starts_with("moxie::RouterAttack: random_start is false"));
 }
+
+}  // namespace route_attack_test

@@ -8,6 +8,8 @@
 #include "robust/small_moe.hpp"
 #include "support/errors.hpp"
 
+namespace router_divergence_test {
+
 namespace {
 
 using moxie::Index;
@@ -236,3 +238,5 @@ TEST_CASE("what has no routers' probabilities cannot be moved away from") {
           attack.target().record({x.data(), 2, 4});
         }).starts_with("moxie::RouterDivergence: MoE layer 0 is soft"));
 }
+
+}  // namespace router_divergence_test

@@ -6,6 +6,8 @@
 #include "support/errors.hpp"
 #include "support/numbers.hpp"
 
+namespace threat_test {
+
 namespace {
 
 using moxie::Index;
@@ -107,3 +109,5 @@ TEST_CASE("threats that make no sense are refused") {
   CHECK(message({.low = 1, .high = 0}) == "Attack: the box is [1, 0], expected finite low < high");
   CHECK(message({}) == "no error");
 }
+
+}  // namespace threat_test

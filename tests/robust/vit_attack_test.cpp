@@ -7,6 +7,8 @@
 #include "moxie/robust/metrics.hpp"
 #include "robust/small_moe.hpp"
 
+namespace vit_attack_test {
+
 namespace {
 
 using moxie::Index;
@@ -155,3 +157,5 @@ TEST_CASE("an attack on a V-MoE touches no gradient of a parameter and allocates
   pgd.perturb(attack.target(), data.batch(), attack.state(), data.adv());
   CHECK(data.x_adv.to_vector() == wanted);
 }
+
+}  // namespace vit_attack_test

@@ -10,14 +10,15 @@
 #include "moxie/testing/gradcheck.hpp"
 #include "moxie/testing/router_laws.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 
 using namespace moxie;
+using test::to_size;
 using testing::SparseFixture;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
 
 namespace {
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 }  // namespace
 
 TEST_CASE_TEMPLATE("WithBlocks: a row's softmax is over the experts of its member", B,
@@ -65,13 +66,13 @@ TEST_CASE_TEMPLATE("WithBlocks gives what the router gives that sees a block alo
       Ints wanted;
       for (Index t = 0; t < tokens; ++t) {
         const Index member = (first + t) / rows % members;
-        for (Index e = 0; e < size; ++e) own.push_back(logits[at(t * experts + member * size + e)]);
+        for (Index e = 0; e < size; ++e) own.push_back(logits[to_size(t * experts + member * size + e)]);
       }
       alone.set_logits(own);
       router.route(backend, alone.context, alone.routing);
       for (Index t = 0; t < tokens; ++t)
         for (Index k = 0; k < 2; ++k)
-          wanted.push_back(alone.choices()[at(t * 2 + k)] +
+          wanted.push_back(alone.choices()[to_size(t * 2 + k)] +
                            static_cast<std::int32_t>((first + t) / rows % members * size));
       CHECK(f.choices() == wanted);
       CHECK(testing::detail::all_near(f.weights(), alone.weights(), testing::tolerance<T>));
@@ -98,16 +99,16 @@ TEST_CASE_TEMPLATE("WithBlocks: noise stays inside the block, and has a block's 
   const WithBlocks router{EnsembleBlocks{.members = 2},
                           WithNoise{GaussianNoise{.std = 2 * s}, TopKRouter{.k = 1}}};
   SparseFixture<B> f(backend, {.tokens = tokens, .experts = 6, .choices = 1}, {.noisy = true});
-  f.set_logits(std::vector<double>(at(tokens * 6), 0));
+  f.set_logits(std::vector<double>(to_size(tokens * 6), 0));
   router.route(backend, f.context, f.routing);
   CHECK(f.routing.noise_std == doctest::Approx(s / 3));
   const Ints choice = f.choices();
-  for (Index t = 0; t < tokens; ++t) CHECK(choice[at(t)] / 3 == t % 2);
+  for (Index t = 0; t < tokens; ++t) CHECK(choice[to_size(t)] / 3 == t % 2);
   const auto noisy = f.noisy_logits();
   double squares = 0;
   for (Index t = 0; t < tokens; ++t)
     for (Index e = 0; e < 3; ++e)
-      squares += std::pow(static_cast<double>(noisy[at(t * 6 + t % 2 * 3 + e)]), 2) / (3 * tokens);
+      squares += std::pow(static_cast<double>(noisy[to_size(t * 6 + t % 2 * 3 + e)]), 2) / (3 * tokens);
   CHECK(std::sqrt(squares) == doctest::Approx(s / 3).epsilon(0.03));
 }
 
@@ -124,7 +125,7 @@ TEST_CASE_TEMPLATE("WithBlocks: noise outside the blocks is noise inside them", 
     for (SparseFixture<B>* fixture : {&f, &g}) fixture->set_logits(Draw(5).normals(160));
     outside.route(backend, f.context, f.routing);
     inside.route(backend, g.context, g.routing);
-    for (Index t = 0; t < 40; ++t) CHECK(f.choices()[at(t)] / 2 == t % 2);
+    for (Index t = 0; t < 40; ++t) CHECK(f.choices()[to_size(t)] / 2 == t % 2);
     CHECK(f.choices() == g.choices());
     CHECK(f.weights() == g.weights());
     CHECK(f.noisy_probs() == g.noisy_probs());

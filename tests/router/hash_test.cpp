@@ -12,15 +12,15 @@
 #include "moxie/testing/gradcheck.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
 
 using namespace moxie;
+using test::to_size;
 using testing::SparseFixture;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
 
 namespace {
-
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 struct Where {
   Index tokens = 12, experts = 5, first = 0, layer = 0;
@@ -53,10 +53,10 @@ void check_common_laws(const R& router) {
   const Index k = router.k;
   for (const Index experts : {k, Index{5}, Index{8}}) {
     const Ints all = choices(backend, router, {.experts = experts});
-    REQUIRE(all.size() == at(12 * k));
+    REQUIRE(all.size() == to_size(12 * k));
     for (Index t = 0; t < 12; ++t) {
       std::set<std::int32_t> own(all.begin() + t * k, all.begin() + (t + 1) * k);
-      CHECK(own.size() == at(k));
+      CHECK(own.size() == to_size(k));
       CHECK(*own.begin() >= 0);
       CHECK(*own.rbegin() < experts);
     }
@@ -72,7 +72,7 @@ void check_common_laws(const R& router) {
                                 {.experts = experts, .mask = {1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1, 0}});
     for (Index a = 0; a < 12 * k; ++a) {
       const bool padding = a / k == 1 || a / k == 4 || a / k == 11;
-      CHECK(masked[at(a)] == (padding ? -1 : all[at(a)]));
+      CHECK(masked[to_size(a)] == (padding ? -1 : all[to_size(a)]));
     }
   }
 }
@@ -101,7 +101,7 @@ TEST_CASE("HashRouter: every pair of experts is alike likely") {
   const Ints all = choices(backend, HashRouter{.k = 2}, {.tokens = tokens, .experts = 4});
   std::vector<double> pairs(16, 0);
   for (Index t = 0; t < tokens; ++t)
-    pairs[at(all[at(2 * t)] * 4 + all[at(2 * t + 1)])] += 12.0 / tokens;
+    pairs[to_size(all[to_size(2 * t)] * 4 + all[to_size(2 * t + 1)])] += 12.0 / tokens;
   for (std::size_t p = 0; p < 16; ++p)
     CHECK(pairs[p] == doctest::Approx(p % 5 == 0 ? 0 : 1).epsilon(0.1));
 }
@@ -113,7 +113,7 @@ TEST_CASE_TEMPLATE("UniformRouter deals experts out in turn", B, MOXIE_TEST_BACK
         Ints{0, 1, 2, 3, 0, 1});
   const Ints all = choices(backend, UniformRouter{.k = 3}, {.tokens = 16, .experts = 8});
   Ints load(8, 0);
-  for (const std::int32_t e : all) ++load[at(e)];
+  for (const std::int32_t e : all) ++load[to_size(e)];
   CHECK(load == Ints(8, 6));
 }
 

@@ -6,13 +6,15 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/router_laws.hpp"
 #include "support/backends.hpp"
+#include "support/numbers.hpp"
+
+namespace noise_test {
 
 using namespace moxie;
+using test::to_size;
 using testing::SparseFixture;
 
 namespace {
-
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
 struct Where {
   Index tokens = 6, first = 0, layer = 0, experts = 3;
@@ -29,7 +31,7 @@ auto noise_of(B& backend, const Noise& noise, const Where& w, double* std_dev = 
   f.context.seed = w.seed;
   f.context.step = w.step;
   f.context.layer = w.layer;
-  f.set_logits(std::vector<double>(at(w.tokens * w.experts), 0));
+  f.set_logits(std::vector<double>(to_size(w.tokens * w.experts), 0));
   router.route(backend, f.context, f.routing);
   if (std_dev != nullptr) *std_dev = f.routing.noise_std;
   return f.noisy_logits();
@@ -78,7 +80,7 @@ TEST_CASE_TEMPLATE("an expert's noise does not depend on how many experts there 
   for (const Index experts : {1, 2, 3, 4, 5, 8}) {
     const auto few = noise_of(backend, noise, {.tokens = 7, .experts = experts});
     for (Index t = 0; t < 7; ++t)
-      for (Index e = 0; e < experts; ++e) CHECK(few[at(t * experts + e)] == many[at(t * 9 + e)]);
+      for (Index e = 0; e < experts; ++e) CHECK(few[to_size(t * experts + e)] == many[to_size(t * 9 + e)]);
   }
 }
 
@@ -117,7 +119,7 @@ TEST_CASE_TEMPLATE("GumbelNoise makes the best expert a draw from the softmax", 
   f.set_logits(logits);
   router.route(backend, f.context, f.routing);
   std::vector<double> share(3, 0);
-  for (const std::int32_t e : f.choices()) share[at(e)] += 1.0 / tokens;
+  for (const std::int32_t e : f.choices()) share[to_size(e)] += 1.0 / tokens;
   CHECK(share[0] == doctest::Approx(.2).epsilon(0.03));
   CHECK(share[1] == doctest::Approx(.5).epsilon(0.03));
   CHECK(share[2] == doctest::Approx(.3).epsilon(0.03));
@@ -135,3 +137,5 @@ TEST_CASE("GumbelNoise refuses a negative scale") {
   CHECK_THROWS_WITH_AS((noise_of(backend, GumbelNoise{.scale = -1}, {})),
                        "moxie::GumbelNoise: scale is -1, expected 0 to 1e30", config_error);
 }
+
+}  // namespace noise_test

@@ -13,6 +13,7 @@
 #include "support/numbers.hpp"
 
 using namespace moxie;
+using test::to_size;
 using test::check_near;
 using testing::SparseFixture;
 using testing::detail::Draw;
@@ -20,7 +21,6 @@ using Ints = std::vector<std::int32_t>;
 
 namespace {
 
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 double logit(double p) { return std::log(p / (1 - p)); }
 std::vector<double> logits(std::vector<double> scores) {
   for (double& s : scores) s = logit(s);
@@ -44,11 +44,11 @@ Ints by_definition(const SigmoidTopKRouter& r, const std::vector<T>& ranked) {
   std::sort(groups.begin(), groups.end());
   std::vector<std::pair<T, std::int32_t>> inside;
   for (Index i = 0; i < r.top_groups; ++i)
-    for (Index e = groups[at(i)].second * size; e < (groups[at(i)].second + 1) * size; ++e)
-      inside.emplace_back(-ranked[at(e)], static_cast<std::int32_t>(e));
+    for (Index e = groups[to_size(i)].second * size; e < (groups[to_size(i)].second + 1) * size; ++e)
+      inside.emplace_back(-ranked[to_size(e)], static_cast<std::int32_t>(e));
   std::sort(inside.begin(), inside.end());
   Ints out;
-  for (Index k = 0; k < r.k; ++k) out.push_back(inside[at(k)].second);
+  for (Index k = 0; k < r.k; ++k) out.push_back(inside[to_size(k)].second);
   return out;
 }
 
@@ -106,7 +106,7 @@ TEST_CASE_TEMPLATE(
     if (number % 2 == 0)  // ties
       for (double& v : values) v = std::round(v);
     f.set_logits(values);
-    std::vector<double> bias(at(experts), 0);
+    std::vector<double> bias(to_size(experts), 0);
     moxie::Buffer<B, typename B::Scalar> memory(backend, experts);
     if (number % 3 != 0) {
       for (double& v : bias) v = std::round(draw.normal() * 4) / 8;
@@ -119,7 +119,7 @@ TEST_CASE_TEMPLATE(
     for (Index t = 0; t < 3; ++t) {
       std::vector<T> ranked;
       for (Index e = 0; e < experts; ++e)
-        ranked.push_back(probs[at(t * experts + e)] + static_cast<T>(bias[at(e)]));
+        ranked.push_back(probs[to_size(t * experts + e)] + static_cast<T>(bias[to_size(e)]));
       for (const std::int32_t e : by_definition(router, ranked)) wanted.push_back(e);
     }
     CHECK(f.choices() == wanted);
@@ -128,11 +128,11 @@ TEST_CASE_TEMPLATE(
     for (Index t = 0; t < 3; ++t) {
       double sum = 0;
       for (Index k = 0; k < router.k; ++k)
-        sum += static_cast<double>(probs[at(t * experts + wanted[at(t * router.k + k)])]);
+        sum += static_cast<double>(probs[to_size(t * experts + wanted[to_size(t * router.k + k)])]);
       for (Index k = 0; k < router.k; ++k)
         CHECK(testing::near(
-            static_cast<double>(weights[at(t * router.k + k)]),
-            static_cast<double>(probs[at(t * experts + wanted[at(t * router.k + k)])]) / sum,
+            static_cast<double>(weights[to_size(t * router.k + k)]),
+            static_cast<double>(probs[to_size(t * experts + wanted[to_size(t * router.k + k)])]) / sum,
             1e-5));
     }
   }

@@ -12,7 +12,6 @@ using namespace moxie::test;
 using testing::detail::Draw;
 
 namespace {
-std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 }  // namespace
 
 TEST_CASE_TEMPLATE("SoftRouter: two tokens and two slots by hand", B, MOXIE_TEST_BACKENDS) {
@@ -71,20 +70,20 @@ TEST_CASE_TEMPLATE("SoftRouter: slots sum to 1 over tokens and tokens to 1 over 
     const auto dispatch = f.get(f.routing.dispatch);
     const auto combine = f.get(f.routing.combine);
     const auto probs = f.get(f.routing.probs);
-    const auto counts = [&](Index t) { return mask.empty() || mask[at(t)] != 0; };
+    const auto counts = [&](Index t) { return mask.empty() || mask[to_size(t)] != 0; };
     for (Index t = 0; t < shape.tokens; ++t) {
       double sum = 0;
       double mass = 0;
       for (Index c = 0; c < f.columns(); ++c) {
-        const T d = dispatch[at(t * f.columns() + c)];
-        const T w = combine[at(t * f.columns() + c)];
+        const T d = dispatch[to_size(t * f.columns() + c)];
+        const T w = combine[to_size(t * f.columns() + c)];
         CHECK(d >= 0);
         CHECK(w >= 0);
         if (!counts(t)) CHECK((d == 0 && w == 0));
         sum += static_cast<double>(w);
       }
       for (Index e = 0; e < shape.experts; ++e)
-        mass += static_cast<double>(probs[at(t * shape.experts + e)]);
+        mass += static_cast<double>(probs[to_size(t * shape.experts + e)]);
       CHECK(testing::near(sum, counts(t) ? 1 : 0, testing::tolerance<T>));
       CHECK(testing::near(mass, counts(t) ? 1 : 0, testing::tolerance<T>));
     }
@@ -94,7 +93,7 @@ TEST_CASE_TEMPLATE("SoftRouter: slots sum to 1 over tokens and tokens to 1 over 
       for (Index c = 0; c < f.columns(); ++c) {
         double sum = 0;
         for (Index t = g * group; t < (g + 1) * group; ++t)
-          sum += static_cast<double>(dispatch[at(t * f.columns() + c)]);
+          sum += static_cast<double>(dispatch[to_size(t * f.columns() + c)]);
         CHECK(testing::near(sum, any ? 1 : 0, testing::tolerance<T>));
       }
     }
@@ -112,7 +111,7 @@ TEST_CASE("SoftRouter: gradients of dispatch, combine and probs agree with centr
                              .capacity = draw.from(1, 3)};
     SoftFixture<CpuBackend<double>> f(backend, shape);
     if (number % 2 == 1) {
-      std::vector<std::int32_t> mask(at(shape.tokens), 1);
+      std::vector<std::int32_t> mask(to_size(shape.tokens), 1);
       mask[0] = 0;
       f.set_mask(mask);
     }
@@ -133,7 +132,7 @@ TEST_CASE("SoftRouter: gradients of dispatch, combine and probs agree with centr
     f.set(f.gradients.dispatch, a);
     f.set(f.gradients.combine, b);
     f.set(f.gradients.probs, c);
-    f.set(f.gradients.logits, std::vector<double>(at(n), 7.0));  // is added to
+    f.set(f.gradients.logits, std::vector<double>(to_size(n), 7.0));  // is added to
     SoftRouter{}.route_backward(backend, f.context, f.routing, f.gradients);
     const std::vector<double> d = f.get(f.gradients.logits);
     for (std::size_t i = 0; i < logits.size(); ++i) {
@@ -155,7 +154,7 @@ TEST_CASE_TEMPLATE("SoftRouter: noise has its own deviation, in training only", 
     f.context.mode = mode;
     f.context.first_token = first;
     f.context.step = step;
-    f.set(f.routing.logits, std::vector<double>(at(tokens * 16), 3));
+    f.set(f.routing.logits, std::vector<double>(to_size(tokens * 16), 3));
     router.route(backend, f.context, f.routing);
     return f.get(f.routing.logits);
   };

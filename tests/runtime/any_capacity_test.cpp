@@ -6,6 +6,8 @@
 #include "moxie/capacity/dropped.hpp"
 #include "moxie/testing/capacity_laws.hpp"
 
+namespace any_capacity_test {
+
 using namespace moxie;
 using B = CpuBackend<float>;
 using Ints = std::vector<std::int32_t>;
@@ -105,3 +107,5 @@ TEST_CASE("make_overflow knows its names and says the nearest of others") {
                        "mean 'next_choice'?), expected one of: drop, next_choice, identity",
                        config_error);
 }
+
+}  // namespace any_capacity_test

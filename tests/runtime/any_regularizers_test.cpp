@@ -14,6 +14,8 @@
 #include "moxie/testing/regularizer_laws.hpp"
 #include "support/backends.hpp"
 
+namespace any_regularizers_test {
+
 using namespace moxie;
 
 namespace {
@@ -227,3 +229,5 @@ TEST_CASE("make_regularizers knows what soft routing has") {
       "routing does not have",
       config_error);
 }
+
+}  // namespace any_regularizers_test

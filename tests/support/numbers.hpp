@@ -10,6 +10,8 @@
 
 namespace moxie::test {
 
+constexpr std::size_t to_size(Index i) { return static_cast<std::size_t>(i); }
+
 inline std::vector<double> normals(Index n, std::uint64_t seed) {
   return testing::detail::Draw(seed).normals(n);
 }

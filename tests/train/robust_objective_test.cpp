@@ -16,6 +16,8 @@
 #include "support/numbers.hpp"
 #include "support/parameters.hpp"
 
+namespace robust_objective_test {
+
 namespace {
 
 using moxie::Index;
@@ -439,3 +441,5 @@ TEST_CASE("robust objectives refuse what makes no sense") {
                        "most 2",
                        moxie::shape_error);
 }
+
+}  // namespace robust_objective_test

@@ -7,6 +7,8 @@
 #include "moxie/train/supervised.hpp"
 #include "support/backends.hpp"
 
+namespace step_test {
+
 namespace {
 
 using moxie::Index;
@@ -222,3 +224,5 @@ TEST_CASE_TEMPLATE("A step allocates nothing", T, float, double) {
   step(batch, 0.01, {});
   CHECK(moxie::test::allocations() == before);
 }
+
+}  // namespace step_test

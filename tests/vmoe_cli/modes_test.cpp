@@ -10,10 +10,6 @@ using nlohmann::json;
 
 namespace {
 
-json config_of(const std::filesystem::path& run) {
-  return json::parse(read_file(run / "config.json"));
-}
-
 /// Trains, and expects success and a report.
 void must_train(const Arguments& arguments, const std::filesystem::path& out) {
   const Ending ending = run(arguments);

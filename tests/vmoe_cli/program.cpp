@@ -183,6 +183,17 @@ std::vector<nlohmann::json> metrics(const fs::path& run, const std::string& even
   return lines;
 }
 
+std::vector<nlohmann::json> timeless(const fs::path& run) {
+  std::vector<nlohmann::json> lines = metrics(run);
+  for (nlohmann::json& line : lines)
+    for (const char* key : {"seconds", "images_per_s", "train_seconds"}) line.erase(key);
+  return lines;
+}
+
+nlohmann::json config_of(const fs::path& run) {
+  return nlohmann::json::parse(read_file(run / "config.json"));
+}
+
 std::vector<std::string> files_in(const fs::path& folder) {
   std::vector<std::string> names;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder))

@@ -69,6 +69,10 @@ std::string read_file(const std::filesystem::path& path);
 std::vector<nlohmann::json> metrics(const std::filesystem::path& run);
 /// Those of one event.
 std::vector<nlohmann::json> metrics(const std::filesystem::path& run, const std::string& event);
+/// All, but for times.
+std::vector<nlohmann::json> timeless(const std::filesystem::path& run);
+/// What a run was made with.
+nlohmann::json config_of(const std::filesystem::path& run);
 /// Names in a folder and below, sorted.
 std::vector<std::string> files_in(const std::filesystem::path& folder);
 

@@ -33,14 +33,6 @@ void wait_for_step(const Process& process, const fs::path& run, std::uint64_t st
   FAIL("the run does not come to step ", step);
 }
 
-/// Metrics but for times, which are nobody's to repeat.
-std::vector<json> timeless(const fs::path& run) {
-  std::vector<json> lines = metrics(run);
-  for (json& line : lines)
-    for (const char* key : {"seconds", "images_per_s", "train_seconds"}) line.erase(key);
-  return lines;
-}
-
 bool has_unfinished_files(const fs::path& run) {
   for (const std::string& name : files_in(run))
     if (name.find(".tmp.") != std::string::npos) return true;

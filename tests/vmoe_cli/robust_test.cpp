@@ -34,14 +34,6 @@ Arguments robust(const fs::path& data, const fs::path& out, const std::string& o
   return objective == "supervised" ? all : all + Arguments{"--attack-steps", "2"};
 }
 
-/// Metrics but for times.
-std::vector<json> timeless(const fs::path& run) {
-  std::vector<json> lines = metrics(run);
-  for (json& line : lines)
-    for (const char* key : {"seconds", "images_per_s", "train_seconds"}) line.erase(key);
-  return lines;
-}
-
 }  // namespace
 
 TEST_CASE("robust objectives train, and a run that stopped goes on bit for bit") {

@@ -9,6 +9,8 @@
 #include "fixtures.hpp"
 #include "vmoe/data/image_codec.hpp"
 
+namespace image_codec_test {
+
 using fixtures::Containing;
 using fixtures::flat;
 using fixtures::pattern;
@@ -151,3 +153,5 @@ TEST_CASE("a JPEG in CMYK is refused") {
   CHECK(decode_error(fixtures::jpeg(flat(8, 8, 4, 5))) ==
         "vmoe::load_dataset: f: the JPEG is in CMYK colours, expected grey or RGB");
 }
+
+}  // namespace image_codec_test

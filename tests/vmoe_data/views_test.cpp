@@ -13,6 +13,8 @@
 #include "vmoe/data/views.hpp"
 #include "vmoe/data/warp.hpp"
 
+namespace views_test {
+
 using fixtures::Containing;
 using moxie::ImagePoint;
 using moxie::ImageView;
@@ -346,3 +348,5 @@ TEST_CASE("two views are refused beside mixup, and jitter beyond its range") {
                        "vmoe: views are 'dark', expected light, crop or paper",
                        moxie::config_error);
 }
+
+}  // namespace views_test
