@@ -30,6 +30,7 @@ struct LayerFixture {
     facts = facts_of(*routing, logits, setup.backend);
     flops = forward_flops(setup.options);
   }
+  void run(bool and_backward) { moe.run(and_backward); }
   /// Gate, router and slots; of a backward, their gradients too.
   void route(bool and_backward) {
     routing->gate(moe.input());
@@ -57,9 +58,9 @@ struct LayerFixture {
 inline void run_layer(benchmark::State& state, const std::string& name, const Case& c,
                       const Setup& setup) {
   LayerFixture& f = fixture<LayerFixture>(name, c, setup);
-  for (auto _ : state) f.moe.run(c.backward);
+  for (auto _ : state) f.run(c.backward);
   if (!f.routing_share)
-    f.routing_share = share_of_time([&] { f.moe.run(c.backward); }, [&] { f.route(c.backward); });
+    f.routing_share = share_of_time([&] { f.run(c.backward); }, [&] { f.route(c.backward); });
   count_tokens(state, c.tokens);
   count_flops(state, f.flops, c.backward);
   count_facts(state, f.facts, c.tokens);
@@ -78,12 +79,13 @@ struct DenseFixture {
               moxie::Mlp<B>(scope, setup.options.width, setup.options.k * setup.options.hidden,
                             setup.options.width),
               normal_numbers(c.tokens * setup.options.width, 2)) {}
+  void run(bool and_backward) { dense.run(and_backward); }
 };
 
 inline void run_dense(benchmark::State& state, const std::string& name, const Case& c,
                       const Setup& setup) {
   DenseFixture& f = fixture<DenseFixture>(name, c, setup);
-  for (auto _ : state) f.dense.run(c.backward);
+  for (auto _ : state) f.run(c.backward);
   const Options& o = setup.options;
   count_tokens(state, c.tokens);
   count_rows(state, static_cast<double>(o.k * c.tokens), c.tokens);

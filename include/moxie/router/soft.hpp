@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/gate/slot.hpp"
+#include "moxie/ops/row_map.hpp"
 #include "moxie/ops/softmax.hpp"
 #include "moxie/ops/softmax_tokens.hpp"
 #include "moxie/router/noise.hpp"
@@ -30,13 +31,17 @@ struct ExpertMass {  // probs of a token; padding gives nothing to any slot
 };
 template <Backend B>
 struct ExpertMassBackward {
-  static constexpr bool one_level = true;
   ConstMatrix<B> d_probs;
   Index slots;
   Matrix<B> d_combine;
 
-  MOXIE_HD void operator()(Index t) const {
-    for (Index c = 0; c < d_combine.cols; ++c) d_combine(t, c) += d_probs(t, c / slots);
+  MOXIE_HD MOXIE_INLINE void operator()(Index t) const {
+    using T = typename B::Scalar;
+    T* to = d_combine.row(t);
+    for (Index e = 0; e < d_probs.cols; ++e, to += slots) {
+      const T add = d_probs(t, e);
+      row_map<half_strip>(slots, to, [=](Index p) { return to[p] + add; });
+    }
   }
 };
 }  // namespace detail
