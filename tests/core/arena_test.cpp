@@ -5,6 +5,8 @@
 #include "moxie/backend/cpu.hpp"
 #include "moxie/core/memory.hpp"
 
+namespace arena_test {
+
 using namespace moxie;
 using B = CpuBackend<float>;
 
@@ -108,3 +110,5 @@ TEST_CASE("an exhausted arena says how much was wanted and left") {
   CHECK(message_of(arena, 128).empty());
   CHECK(message_of(arena, 1).starts_with("moxie::Arena: exhausted: 256 bytes wanted, 0 of 1024"));
 }
+
+}  // namespace arena_test

@@ -14,6 +14,8 @@
 #include "support/kernels.hpp"
 #include "support/skip.hpp"
 
+namespace bf16_test {
+
 using namespace moxie;
 using B = CpuBackend<float>;
 
@@ -188,3 +190,5 @@ TEST_CASE("Tapes with gradients do not read bf16 weights, and double has none") 
   CHECK(test::message_of<config_error>([] { CpuBackend<double> b(narrow); }) ==
         "moxie::CpuBackend: CpuOptions::copies is bf16, which only CpuBackend<float> has");
 }
+
+}  // namespace bf16_test

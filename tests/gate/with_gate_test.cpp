@@ -12,6 +12,8 @@
 #include "moxie/testing/gradcheck.hpp"
 #include "support/backends.hpp"
 
+namespace with_gate_test {
+
 using namespace moxie;
 using B = CpuBackend<double>;
 
@@ -72,3 +74,5 @@ TEST_CASE("WithGate: gradients agree through the user's gate") {
   const auto report = testing::check_gradients(make_layer(cpu, 2.5), 6);
   CHECK_MESSAGE(report.passed, report.message);
 }
+
+}  // namespace with_gate_test

@@ -4,6 +4,8 @@
 
 #include "io/folder.hpp"
 
+namespace safetensors_test {
+
 namespace {
 
 using moxie::Safetensors;
@@ -237,3 +239,5 @@ TEST_CASE("write_safetensors refuses names and shapes that cannot be read back")
   CHECK_THROWS_AS(write("b", {}, {{"k", "\xff"}}), moxie::config_error);
   CHECK(folder.files() == 0);
 }
+
+}  // namespace safetensors_test

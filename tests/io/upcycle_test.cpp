@@ -13,6 +13,8 @@
 #include "support/errors.hpp"
 #include "support/kernels.hpp"
 
+namespace upcycle_test {
+
 namespace {
 
 using namespace moxie;
@@ -155,3 +157,5 @@ TEST_CASE("a dense file that does not fit is refused by name, and nothing is cha
   CHECK(message_of<config_error>([&] { upcycle(file, other, {.noise = -1}); }) ==
         "moxie::upcycle: noise is -1, expected 0 to 1e30");
 }
+
+}  // namespace upcycle_test

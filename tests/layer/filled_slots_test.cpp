@@ -13,6 +13,8 @@
 #include "support/errors.hpp"
 #include "support/kernels.hpp"
 
+namespace filled_slots_test {
+
 using namespace moxie;
 using test::message_of;
 using B = CpuBackend<double>;
@@ -89,3 +91,5 @@ TEST_CASE_TEMPLATE("layers whose experts choose, or whose slots are soft, refuse
   CHECK(make("ceil", "first", "next_choice").starts_with(overflow));
   CHECK(make("ceil", "first", "identity").starts_with(overflow));
 }
+
+}  // namespace filled_slots_test

@@ -15,6 +15,8 @@
 #include "support/backends.hpp"
 #include "support/kernels.hpp"
 
+namespace overflow_test {
+
 using namespace moxie;
 using B = CpuBackend<double>;
 
@@ -102,3 +104,5 @@ TEST_CASE("recorded drops stay drops under NextChoice") {
   for (Index t = 0; t < 3; ++t)
     for (Index k = 0; k < 2; ++k) CHECK(tape->routing.choice(t, k) == choice[std::size_t(t * 2 + k)]);
 }
+
+}  // namespace overflow_test

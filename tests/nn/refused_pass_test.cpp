@@ -15,6 +15,8 @@
 #include "support/errors.hpp"
 #include "support/kernels.hpp"
 
+namespace refused_pass_test {
+
 using namespace moxie;
 using test::message_of;
 using B = CpuBackend<double>;
@@ -109,3 +111,5 @@ TEST_CASE("a tape of a negative number of rows is refused") {
   const Vit<B> vit = make_vit(cpu, 1);
   CHECK(message_of([&] { (void)make_tape(vit, -5); }) == "moxie::make_tape: rows is -5, expected >= 0");
 }
+
+}  // namespace refused_pass_test

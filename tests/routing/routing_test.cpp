@@ -4,6 +4,8 @@
 #include "moxie/routing/pass.hpp"
 #include "moxie/testing/sparse_fixture.hpp"
 
+namespace routing_test {
+
 using namespace moxie;
 using B = CpuBackend<float>;
 
@@ -83,3 +85,5 @@ TEST_CASE("routing tensors serve passes smaller than what was bound") {
   CHECK(f.routing.token.size == 7);
   CHECK(f.routing.bound_rows() == 12);
 }
+
+}  // namespace routing_test

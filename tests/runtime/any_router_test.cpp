@@ -15,6 +15,8 @@
 #include "support/errors.hpp"
 #include "support/kernels.hpp"
 
+namespace any_router_test {
+
 using namespace moxie;
 using test::message_of;
 using B = CpuBackend<double>;
@@ -84,3 +86,5 @@ TEST_CASE("a router of one piece routes, and refuses routes from outside before 
   CHECK(y == wanted);
   layer.backward({x.data(), 3, 2}, {}, tape);  // the pass before is still there
 }
+
+}  // namespace any_router_test

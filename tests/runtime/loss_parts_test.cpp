@@ -11,6 +11,8 @@
 #include "moxie/runtime/any_regularizers.hpp"
 #include "support/backends.hpp"
 
+namespace loss_parts_test {
+
 using namespace moxie;
 
 namespace {
@@ -75,3 +77,5 @@ TEST_CASE("there are no parts without a list, or where losses were not asked for
   CHECK(evaluated.calls == 0);
   CHECK(evaluated.sum == 0);
 }
+
+}  // namespace loss_parts_test

@@ -6,6 +6,8 @@
 
 #include "runtime/refusals.hpp"
 
+namespace make_layer_refusals_test {
+
 using namespace moxie;
 using namespace moxie::test;
 using B = CpuBackend<double>;
@@ -231,3 +233,5 @@ TEST_CASE("blocks, shared experts and a residual layer that make no sense are re
         "moxie::make_layer: residual is true and shared.number 1, expected one of them: both are "
         "a perceptron beside the mixture");
 }
+
+}  // namespace make_layer_refusals_test

@@ -7,6 +7,8 @@
 #include "moxie/runtime/make_layer.hpp"
 #include "runtime/refusals.hpp"
 
+namespace make_layer_test {
+
 using namespace moxie;
 using namespace moxie::test;
 
@@ -202,3 +204,5 @@ TEST_CASE("made layers take routes from outside where tokens choose") {
     }
   }
 }
+
+}  // namespace make_layer_test

@@ -7,6 +7,8 @@
 #include "moxie/testing/sparse_fixture.hpp"
 #include "runtime/made_layers.hpp"
 
+namespace make_layer_types_test {
+
 using namespace moxie;
 using namespace moxie::test;
 using testing::SparseFixture;
@@ -211,3 +213,5 @@ TEST_CASE("shared experts and a residual perceptron by name are WithShared and R
     if (e.name.starts_with("coefficient/") || e.name.starts_with("Residual/")) names.push_back(e.name);
   CHECK(names.size() == 6);
 }
+
+}  // namespace make_layer_types_test

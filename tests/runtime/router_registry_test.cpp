@@ -4,6 +4,8 @@
 
 #include "runtime/made_layers.hpp"
 
+namespace router_registry_test {
+
 using namespace moxie;
 using namespace moxie::test;
 using B = CpuBackend<double>;
@@ -32,3 +34,5 @@ TEST_CASE("RouterRegistry takes routers of one's own under names that are free")
   c.router.name = "uniform";
   CHECK(run(mine, 9) == run(made_layer(backend, c), 9));
 }
+
+}  // namespace router_registry_test

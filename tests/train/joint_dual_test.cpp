@@ -19,6 +19,8 @@
 #include "support/errors.hpp"
 #include "support/numbers.hpp"
 
+namespace joint_dual_test {
+
 namespace {
 
 using moxie::DualSpace;
@@ -280,3 +282,5 @@ TEST_CASE("joint training refuses to train probabilities") {
         "moxie::train::JointDualStep: the model mixes probabilities, expected DualSpace::logit or "
         "log_probability in training: the loss takes scores");
 }
+
+}  // namespace joint_dual_test
