@@ -6,7 +6,7 @@
 #include "moe_module.hpp"
 
 using B = moxie::CpuBackend<double>;
-constexpr moxie::Index features = 12, rows = 64;
+constexpr moxie::Index features = 12, samples = 64;
 
 auto make_layer(B& cpu) {
   return moxie::MoeLayer{cpu,
@@ -37,7 +37,7 @@ int main() {
   torch::manual_seed(1);
   B cpu;
   Model model(cpu);
-  const torch::Tensor x = torch::randn({rows, 8}, torch::kDouble);
+  const torch::Tensor x = torch::randn({samples, 8}, torch::kDouble);
   const torch::Tensor wanted = torch::tanh(x.slice(1, 0, 3)) * x.slice(1, 3, 6).sign();
   const auto loss_of = [&] { return torch::mse_loss(model.forward(x), wanted); };
 
