@@ -11,6 +11,7 @@ Commands all_commands() {
   all.push_back(attack_command());
   all.push_back(certify_command());
   all.push_back(dual_command());
+  all.push_back(upcycle_command());
   return all;
 }
 

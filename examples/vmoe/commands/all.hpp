@@ -11,5 +11,6 @@ std::unique_ptr<Command> report_command();
 std::unique_ptr<Command> attack_command();
 std::unique_ptr<Command> certify_command();
 std::unique_ptr<Command> dual_command();
+std::unique_ptr<Command> upcycle_command();
 
 }  // namespace vmoe

@@ -40,9 +40,9 @@ class OpenMpExecutor final : public Executor {
     const std::lock_guard one_at_a_time(run_mutex_);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads_) if (tasks > 1)
     for (Index i = 0; i < tasks; ++i) {
-      try {  // an exception must not leave the region
+      MOXIE_TRY {  // an exception must not leave the region
         task(i, omp_get_thread_num());
-      } catch (...) {
+      } MOXIE_CATCH(...) {
         const std::lock_guard lock(error_mutex_);
         if (!error_ || i < error_task_) {
           error_ = std::current_exception();

@@ -29,13 +29,13 @@ class ThreadPool final : public Executor {
     const unsigned processors = std::thread::hardware_concurrency();
     spins_ = processors == 0 || static_cast<unsigned>(threads) <= processors ? 2000 : 0;
     threads_.reserve(static_cast<std::size_t>(threads - 1));
-    try {
+    MOXIE_TRY {
       for (int worker = 1; worker < threads; ++worker) {
         threads_.emplace_back([this, worker] { serve(worker); });
       }
-    } catch (...) {  // the machine has no more threads: take down those that run
+    } MOXIE_CATCH(...) {  // the machine has no more threads: take down those that run
       stop();
-      throw;
+      MOXIE_RETHROW;
     }
   }
   ~ThreadPool() override { stop(); }
@@ -80,9 +80,9 @@ class ThreadPool final : public Executor {
     while (left > 0) {
       if (!unclaimed_.compare_exchange_weak(left, left - 1)) continue;
       const Index index = tasks_ - left;
-      try {
+      MOXIE_TRY {
         (*task_)(index, worker);
-      } catch (...) {
+      } MOXIE_CATCH(...) {
         const std::lock_guard lock(mutex_);
         if (!error_ || index < error_task_) {
           error_ = std::current_exception();

@@ -2,13 +2,28 @@
 
 #include <concepts>
 #include <cstdio>
+#include <exception>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 
+// The library's own try blocks, which are plain blocks in a program without exceptions.
+#if defined(__cpp_exceptions)
+#define MOXIE_TRY try
+#define MOXIE_CATCH(...) catch (__VA_ARGS__)
+#define MOXIE_RETHROW throw
+#else
+#define MOXIE_TRY if constexpr (true)
+#define MOXIE_CATCH(...) else
+#define MOXIE_RETHROW static_cast<void>(0)
+#endif
+
 /// Errors. Everything the library throws derives from moxie::error, and is thrown here and nowhere else.
 /// A message says who (the function), what came, what was expected, and where it was set if that helps.
+///
+/// In a program without exceptions (-fno-exceptions, for all of its files) nothing is thrown: an error ends the program,
+/// after `set_error_handler`'s function has seen it.
 namespace moxie {
 
 struct error : std::runtime_error {
@@ -30,6 +45,31 @@ struct io_error : error {
 struct numeric_error : error {
   using error::error;
 };
+
+#if !defined(__cpp_exceptions)
+/// Sees an error before the program ends: it may log it, or end the program its own way.
+using ErrorHandler = void (*)(const error&);
+
+namespace detail {
+inline ErrorHandler error_handler = nullptr;
+
+[[noreturn, gnu::cold, gnu::noinline]] inline void end_with(const error& e) {
+  if (error_handler != nullptr) error_handler(e);
+  std::fputs(e.what(), stderr);
+  std::fputs("\n", stderr);
+  std::terminate();
+}
+}  // namespace detail
+
+/// Only without exceptions, before other threads run: what is called for an error. If it returns, or is null (as at the
+/// start), the message goes to standard error and std::terminate is called.
+/// @returns the function before
+inline ErrorHandler set_error_handler(ErrorHandler handler) noexcept {
+  const ErrorHandler before = detail::error_handler;
+  detail::error_handler = handler;
+  return before;
+}
+#endif
 
 namespace detail {
 
@@ -87,7 +127,11 @@ class MessagePart {
 
 template <class E>
 [[noreturn, gnu::cold, gnu::noinline]] void throw_joined(std::initializer_list<MessagePart> parts) {
+#if defined(__cpp_exceptions)
   throw E(join(parts));
+#else
+  end_with(E(join(parts)));
+#endif
 }
 
 template <class... Parts>

@@ -64,8 +64,8 @@ inline void write_safetensors(const std::filesystem::path& path,
   // The widest first, so that each tensor lies at a multiple of its element.
   std::vector<const TensorToWrite*> order;
   for (const TensorToWrite& t : tensors) order.push_back(&t);
-  std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
-    return size_of(a->type) > size_of(b->type);
+  std::sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
+    return size_of(a->type) != size_of(b->type) ? size_of(a->type) > size_of(b->type) : a < b;
   });
 
   detail::SafetensorsHeader header{{}, metadata};

@@ -57,7 +57,7 @@ class Vit {
     typename Linear<B>::Tape head;
   };
 
-  /// Inside a model. `make_feed(scope, block)` gives the AnyLayer<B> of each block in
+  /// Inside a model. `make_feed(scope, block)` gives the `AnyLayer<B>` of each block in
   /// config.moe_blocks, in order; scope ends in ".../encoderblock_<block>/Moe/".
   /// @throws config_error if the config makes no sense, or a feed is not D wide
   template <class MakeFeed>

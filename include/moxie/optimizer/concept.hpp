@@ -9,7 +9,7 @@
 
 /// An Optimizer turns the gradients of a range of parameters into new values: Sgd, AdamW.
 ///
-/// A policy is a plain struct of hyper-parameters. What it keeps between steps is a State<B>, which
+/// A policy is a plain struct of hyper-parameters. What it keeps between steps is a `State<B>`, which
 /// lives with the caller and is made for one model.
 ///
 /// Members:

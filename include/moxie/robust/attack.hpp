@@ -9,7 +9,7 @@
 
 /// An Attack looks for images that a target gets wrong, inside a Threat.
 ///
-/// A policy is a plain struct of hyper-parameters. What it needs besides is a State<M>.
+/// A policy is a plain struct of hyper-parameters. What it needs besides is a `State<M>`.
 ///
 /// Members:
 ///   template <AttackTarget M> struct State;
@@ -156,7 +156,7 @@ struct CorrectPoint {
 
 /// A target, an attack and the memory of both.
 ///
-///   RunAttack attack{LayerTarget{model}, Pgd{.steps = 50}, /*images=*/64};
+///   RunAttack attack{LayerTarget{model}, Pgd{.steps = 50}, 64};  // images
 ///   attack.find_correct(batch, standing);         // what the model gets right
 ///   attack(batch, x_adv, standing);               // and still does
 template <AttackTarget M, Attack<M> A>

@@ -73,15 +73,18 @@ class TokenExpertsReader final : public RoutingVisitor<B> {
     const auto probs = host(r.probs.data, r.probs.size());
     const auto mask = host(r.mask.data, r.mask ? r.shape.tokens : 0);
     TokenExperts& own = layers.emplace_back();
-    std::vector<std::int32_t> order(static_cast<std::size_t>(experts));
+    std::vector<bool> taken(static_cast<std::size_t>(experts));
     for (Index t = 0; t < r.shape.tokens; ++t) {
       const T* p = probs.data() + t * experts;
-      std::iota(order.begin(), order.end(), 0);
-      std::stable_sort(order.begin(), order.end(),
-                       [p](std::int32_t a, std::int32_t b) { return p[a] > p[b]; });
+      taken.assign(taken.size(), false);
       if (mask.empty() || mask[static_cast<std::size_t>(t)] != 0)
-        for (Index k = 0; k < soft_choices_ && k < experts; ++k)
-          add(own, order[static_cast<std::size_t>(k)], p[order[static_cast<std::size_t>(k)]] > 0);
+        for (Index k = 0; k < soft_choices_ && k < experts; ++k) {
+          std::int32_t best = -1;
+          for (std::int32_t e = 0; e < experts; ++e)
+            if (!taken[static_cast<std::size_t>(e)] && (best < 0 || p[e] > p[best])) best = e;
+          taken[static_cast<std::size_t>(best)] = true;
+          add(own, best, p[best] > 0);
+        }
       own.first.push_back(static_cast<Index>(own.expert.size()));
     }
   }

@@ -14,8 +14,8 @@ struct AddGiven {
 };
 }  // namespace detail
 
-/// Noise that is not drawn but given: WithNoise{GivenNoise<B>{.noise = n, .std = 0.1},
-/// TopKRouter{.k = 2}}.
+/// Noise that is not drawn but given: `WithNoise{GivenNoise<B>{.noise = n, .std = 0.1},
+/// TopKRouter{.k = 2}}`.
 template <class B>
 struct GivenNoise {
   ConstMatrix<B> noise{};  ///< [T, E], added as it is

@@ -14,8 +14,8 @@ struct CopyOrder {
 };
 }  // namespace detail
 
-/// A priority that is not computed but given: WithPriority{GivenOrder<B>{.served = order},
-/// FixedCapacity{3}}.
+/// A priority that is not computed but given: `WithPriority{GivenOrder<B>{.served = order},
+/// FixedCapacity{3}}`.
 template <class B>
 struct GivenOrder {
   ConstIntVector<B>

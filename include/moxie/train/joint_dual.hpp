@@ -22,7 +22,7 @@ struct JointOptions {
 ///   upper: an objective of the dual model with the robust part as it now is (Supervised, on clean
 ///          images); updates both models, or the standard one alone
 ///
-///   train::JointDualStep step{model, RtEr{}, Supervised{}, AdamW{}, /*images=*/64};
+///   train::JointDualStep step{model, RtEr{}, Supervised{}, AdamW{}, 64};  // images
 ///   step(batch, schedule(t), {.seed = 1, .step = t});
 ///
 /// Each level has its own optimizer state, so a lower step changes no bit of the standard model or

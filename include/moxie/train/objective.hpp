@@ -6,7 +6,7 @@
 /// An Objective is a training loss that runs whatever passes of a model it needs: Supervised needs
 /// one, adversarial objectives several.
 ///
-/// A policy is a plain struct of hyper-parameters. What a step needs besides is a State<M>: tapes,
+/// A policy is a plain struct of hyper-parameters. What a step needs besides is a `State<M>`: tapes,
 /// scores, losses.
 ///
 /// Members:

@@ -21,7 +21,7 @@ struct StepOptions {
 /// objective, clip them, update. Parameters outside the range keep their bits. The model must
 /// outlive it.
 ///
-///   train::Step step{model, Supervised{}, AdamW{}, model.parameters().range(), /*images=*/64};
+///   train::Step step{model, Supervised{}, AdamW{}, model.parameters().range(), 64};  // images
 ///   step(batch, schedule(t), {.seed = 1, .step = t});
 ///
 /// Memory is taken when it is made; a step allocates nothing.
