@@ -314,14 +314,7 @@ def parser():
 
 
 def main(arguments):
-    options, extra = studies.parse(parser(), arguments)
-
-    def work():
-        code = run_study(options, extra) if options.work is not None else 0
-        if options.report is not None:
-            prc_page.write(studies.record_with_runs(options.json), options.report, options.figures)
-        return code
-    return studies.ended_with("prc.py", work)
+    return studies.main_of(parser(), arguments, run_study, prc_page.write)
 
 
 if __name__ == "__main__":

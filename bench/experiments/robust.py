@@ -284,14 +284,7 @@ def run_study(options, extra):
 
 def main(arguments):
     flags = studies.parser("robust.py", __doc__, SETTINGS, "small: about two hours on two cores; gpu: all images, larger experts, longer")
-    options, extra = studies.parse(flags, arguments)
-
-    def work():
-        code = run_study(options, extra) if options.work is not None else 0
-        if options.report is not None:
-            robust_page.write(studies.record_with_runs(options.json), options.report, options.figures)
-        return code
-    return studies.ended_with("robust.py", work)
+    return studies.main_of(flags, arguments, run_study, robust_page.write)
 
 
 if __name__ == "__main__":

@@ -174,3 +174,16 @@ def ended_with(name, work):
     except (ValueError, OSError, runs.OtherFlags, runs.TrainerFailed) as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
+
+
+def main_of(flags, arguments, run_study, write_report):
+    """The exit code of a study's program: run_study(options, extra) if there is a work folder, write_report(record, file,
+    figures) if one is wanted."""
+    options, extra = parse(flags, arguments)
+
+    def work():
+        code = run_study(options, extra) if options.work is not None else 0
+        if options.report is not None:
+            write_report(record_with_runs(options.json), options.report, options.figures)
+        return code
+    return ended_with(flags.prog, work)

@@ -127,6 +127,7 @@ class Run {
       for (done_ = 0; done_ < images.count;) {
         const Index n = std::min(batch_, images.count - done_);
         fill(done_, n);
+        at_work_ = n;
         const Attacker::Batch batch{.x = {x_.data(), n, pixels_.input_width()},
                                     .y = {images.labels.data() + done_, n},
                                     .seed = request_.seed,
@@ -145,6 +146,7 @@ class Run {
         if (parts) parts->add(batch);
         total_ += count;
         done_ += n;
+        at_work_ = 0;
         show(done_ == images.count);
       }
     } catch (const Interrupted&) {
@@ -264,7 +266,8 @@ class Run {
   }
   void show(bool last) {
     const auto n = static_cast<double>(sample_.images.count);
-    const double part = static_cast<double>(done_) / n;
+    double part = static_cast<double>(done_) / n;
+    const double left = part > 0 ? watch_.seconds() * (1 - part) / part : 0;
     const double speed = static_cast<double>(passes_) / std::max(watch_.seconds(), 1e-3);
     std::string row = moxie::detail::message("image ", done_, "/", sample_.images.count);
     char text[80];
@@ -272,12 +275,18 @@ class Run {
       std::snprintf(text, sizeof text, "  SA %.1f%%  RA %.1f%%", total_.sa(), total_.ra());
       row += text;
     }
+    const std::vector<Attacker::Member> members =
+        at_work_ > 0 ? attacker_->finished() : std::vector<Attacker::Member>{};
+    if (!members.empty()) {  // an ensemble is long at one batch
+      row.append(moxie::detail::message("  ", members.back().standing, " of ", at_work_,
+                                        " stand after ", members.back().name));
+      constexpr double of_four_and_parts = 5;
+      part += static_cast<double>(at_work_) / n * static_cast<double>(members.size()) /
+              of_four_and_parts;
+    }
     std::snprintf(text, sizeof text, "  %.0f passes/s", speed);
     row += text;
-    if (done_ > 0)
-      row.append("  ")
-          .append(format_seconds(watch_.seconds() * (1 - part) / part))
-          .append(" left");
+    if (done_ > 0) row.append("  ").append(format_seconds(left)).append(" left");
     progress_.show(row, part, last);
   }
 
@@ -298,6 +307,7 @@ class Run {
   std::unique_ptr<Attacker> attacker_;
   moxie::RobustCount total_;
   Index done_ = 0;
+  Index at_work_ = 0;  // images of the batch that is attacked
   Index passes_ = 0;  // of one image
   Stopwatch watch_;
 };

@@ -29,19 +29,21 @@ class Held final : public Attacker {
   }
   moxie::RobustCount run(const Batch& batch, moxie::Matrix<Backend> x_adv,
                          moxie::IntVector<Backend> standing) override {
+    if constexpr (ensemble) run_.state().stages = {};
     const moxie::RobustCount count = moxie::evaluate_attack(run_, batch, x_adv, standing);
     standing_ = count.robust;
     return count;
   }
   std::vector<Member> members() const override {
-    if constexpr (std::same_as<A, moxie::AutoAttack>) {
-      std::vector<Member> out;
+    if constexpr (ensemble) return finished();
+    return {{name_, standing_}};
+  }
+  std::vector<Member> finished() const override {
+    std::vector<Member> out;
+    if constexpr (ensemble)
       for (const auto& stage : run_.state().stages)
-        out.push_back({stage.name, stage.standing});
-      return out;
-    } else {
-      return {{name_, standing_}};
-    }
+        if (!stage.name.empty()) out.push_back({stage.name, stage.standing});
+    return out;
   }
   void scores(moxie::ConstMatrix<Backend> x, moxie::Matrix<Backend> scores) override {
     run_.target().scores(x, {image_.data(), x.rows}, scores);
@@ -51,6 +53,7 @@ class Held final : public Attacker {
   }
 
  private:
+  static constexpr bool ensemble = std::same_as<A, moxie::AutoAttack>;
   const PixelModel& model_;
   std::string_view name_;
   moxie::RunAttack<Target, A> run_;

@@ -49,6 +49,8 @@ class Attacker {
                                  moxie::IntVector<Backend> standing) = 0;
   /// In their order; of a single attack itself.
   virtual std::vector<Member> members() const = 0;
+  /// Those of an ensemble that are through with the batch that `run` is at; none of a single attack.
+  virtual std::vector<Member> finished() const = 0;
   /// Scores [images, classes] of other images; their routes for a visitor.
   virtual void scores(moxie::ConstMatrix<Backend> x, moxie::Matrix<Backend> scores) = 0;
   virtual void visit(moxie::RoutingVisitor<Backend>& visitor) = 0;

@@ -71,40 +71,71 @@ json layer_bounds(const Model& model, const Options& o, Index block) {
 
 }  // namespace
 
-json certify(const CertifyRequest& request) {
-  for (const double r : request.radii)
+void check_radii(const char* who, const std::vector<double>& radii) {
+  for (const double r : radii)
     if (!(r > 0) || !std::isfinite(r))
-      moxie::throw_config(certify_command, ": a radius is ", r, ", expected finite numbers above 0");
+      moxie::throw_config(who, ": a radius is ", r, ", expected finite numbers above 0");
+}
+
+json certify(const CertifyRequest& request) {
+  check_radii(certify_command, request.radii);
   const std::filesystem::path file = newest_checkpoint(request.checkpoint);
   const CheckpointInfo info = CheckpointInfo::read(file);
   const ModelPlan plan =
       plan_model(info.options, info.image, static_cast<Index>(info.classes.size()));
   moxie::ThreadPool pool(1);
   Backend backend(pool);
-  const Model model = make_model(backend, info.options, plan);
-  moxie::load_checkpoint(file, model.parameters());
+  json out;
   if (info.options.model == "image_moe") {
-    json out = certify_image_moe(model, info, plan,
-                                 draw_sample(certify_command, {{file, info}}, {}, 1000, 0).images,
-                                 request.radii);
-    out["checkpoint"] = file.string();
-    out["step"] = info.step;
-    return out;
+    out = certify_image_moe(backend, file, info, plan,
+                            draw_sample(certify_command, {{file, info}}, {}, 1000, 0).images,
+                            request.radii);
+  } else {
+    const Model model = make_model(backend, info.options, plan);
+    moxie::load_checkpoint(file, model.parameters());
+    out = {{"model", "vision transformer"},
+           {"certificate", "not_applicable"},
+           {"reasons", reasons(model, info.options)},
+           {"radii", json::array()},
+           {"layers", json::array()}};
+    for (const double r : request.radii)
+      out["radii"].push_back({{"linf", r}, {"certified", nullptr}, {"limited_by_route", nullptr}});
+    if (model.moe_layers() > 0)
+      for (const Index block : plan.vit.moe_blocks)
+        out["layers"].push_back(layer_bounds(model, info.options, block));
   }
-
-  json out = {{"checkpoint", file.string()},
-              {"step", info.step},
-              {"model", "vision transformer"},
-              {"certificate", "not_applicable"},
-              {"reasons", reasons(model, info.options)},
-              {"radii", json::array()},
-              {"layers", json::array()}};
-  for (const double r : request.radii)
-    out["radii"].push_back({{"linf", r}, {"certified", nullptr}, {"limited_by_route", nullptr}});
-  if (model.moe_layers() > 0)
-    for (const Index block : plan.vit.moe_blocks)
-      out["layers"].push_back(layer_bounds(model, info.options, block));
+  out["checkpoint"] = file.string();
+  out["step"] = info.step;
   return out;
+}
+
+std::string shares_text(const json& radii) {
+  const bool dual = !radii.empty() && radii.front().contains("pair");
+  const auto percent = [](const json& of) {
+    if (of.is_null()) return std::string("-");
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2f", 100 * of.get<double>());
+    return std::string(text);
+  };
+  std::string out = "L-inf radius  certified %  limited by route %";
+  out.append(dual ? "  robust part alone %  both parts %" : "").append("  published *%\n");
+  for (const json& radius : radii) {
+    char text[192];
+    std::snprintf(text, sizeof text, "%12.6g %12s %19s", radius.at("linf").get<double>(),
+                  percent(radius.at("certified")).c_str(),
+                  percent(radius.at("limited_by_route")).c_str());
+    out += text;
+    if (dual) {
+      std::snprintf(text, sizeof text, " %20s %13s",
+                    percent(radius.at("robust_alone").at("certified")).c_str(),
+                    percent(radius.at("pair").at("certified")).c_str());
+      out += text;
+    }
+    std::snprintf(text, sizeof text, " %13s\n",
+                  percent(radius.at("published").at("certified")).c_str());
+    out += text;
+  }
+  return out.append("* by the published formula: a diagnostic, which promises nothing\n");
 }
 
 std::string certify_text(const json& f) {
@@ -112,19 +143,12 @@ std::string certify_text(const json& f) {
   out.append("\ncertificate: ").append(f.at("certificate").get<std::string>()).append("\n");
   for (const json& reason : f.at("reasons"))
     out.append("  ").append(reason.get<std::string>()).append("\n");
-  if (f.at("certificate") == "sound") {
-    char text[160];
-    std::snprintf(text, sizeof text, "%lld test images\n%12s %12s %18s\n",
-                  f.at("images").get<long long>(), "L-inf radius", "certified %",
-                  "limited by route %");
-    out += text;
-    for (const json& radius : f.at("radii")) {
-      std::snprintf(text, sizeof text, "%12.6g %12.2f %18.2f\n", radius.at("linf").get<double>(),
-                    100 * radius.at("certified").get<double>(),
-                    100 * radius.at("limited_by_route").get<double>());
-      out += text;
-    }
-  }
+  if (f.contains("alpha"))
+    out.append(moxie::detail::message("dual model in the space ", f.at("space").get<std::string>(),
+                                      ", alpha ", f.at("alpha").get<double>(), "\n"));
+  if (f.at("certificate") == "sound")
+    out.append(moxie::detail::message(f.at("images").get<Index>(), " test images\n"))
+        .append(shares_text(f.at("radii")));
   if (f.at("layers").empty()) return out;
   out +=
       "\nLipschitz bounds of MoE layers as maps of their own input\n"

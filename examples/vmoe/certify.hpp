@@ -16,11 +16,17 @@ struct CertifyRequest {
 };
 
 /// Whether the certificates of robust/certificate.hpp hold for a checkpoint, and at each radius the
-/// share of test images that they cover. For a vision transformer they do not hold: then shares are
-/// null, reasons say why, and there are formal bounds of what has one: gates and experts of each
-/// MoE layer as maps of the layer's own input.
+/// share of test images that they cover, with the label of each number. For a vision transformer they
+/// do not hold: then shares are null, reasons say why, and there are formal bounds of what has one:
+/// gates and experts of each MoE layer as maps of the layer's own input.
 /// @throws moxie::config_error for a radius that is not above 0
 nlohmann::json certify(const CertifyRequest& request);
+
+/// @throws moxie::config_error naming a radius that is not finite and above 0
+void check_radii(const char* who, const std::vector<double>& radii);
+
+/// Shares at each radius (ImageCertificates::shares) as lines for a terminal.
+std::string shares_text(const nlohmann::json& radii);
 
 /// The figures as lines for a terminal.
 std::string certify_text(const nlohmann::json& figures);

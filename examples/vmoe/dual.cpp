@@ -3,7 +3,9 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "certify.hpp"
 #include "data/batch.hpp"
+#include "image_certificate.hpp"
 #include "image_moe.hpp"
 #include "moxie/robust/alpha_sweep.hpp"
 #include "moxie/train/warm_start.hpp"
@@ -78,9 +80,19 @@ void save(const DualRequest& request, const Checkpoint& robust, const Options& o
   moxie::save_checkpoint(request.checkpoint, dual.parameters(), info.to_metadata());
 }
 
+void add_certificates(const ImageCertificates& certificates, moxie::DualOptions options,
+                      const std::vector<double>& radii, nlohmann::json& figures) {
+  figures.update(certificates.figures());
+  for (nlohmann::json& point : figures["points"]) {
+    options.alpha = point.at("alpha").get<double>();
+    point["radii"] = certificates.shares(radii, options);
+  }
+}
+
 }  // namespace
 
 nlohmann::json sweep_dual(const DualRequest& request) {
+  check_radii(dual_command, request.radii);
   std::vector<std::filesystem::path> paths{request.standard};
   if (!request.robust.empty()) paths.push_back(request.robust);
   const std::vector<Checkpoint> checkpoints = read_checkpoints(dual_command, paths);
@@ -91,7 +103,8 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const auto classes = static_cast<Index>(info.classes.size());
   moxie::ThreadPool pool(thread_count(request.threads));
   Backend backend(pool);
-  const Dual parts = make_dual(backend, options, plan_model(options, info.image, classes));
+  const ModelPlan plan = plan_model(options, info.image, classes);
+  const Dual parts = make_dual(backend, options, plan);
   load(backend, checkpoints, classes, parts);
   save(request, checkpoints.back(), options, parts);
 
@@ -118,13 +131,20 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   if (!request.csv.empty()) write_text(request.csv, moxie::to_csv(sweep.points()));
   nlohmann::json files = nlohmann::json::array();
   for (const Checkpoint& c : checkpoints) files.push_back(c.file.string());
-  return {{"checkpoints", files},
-          {"images", images.count},
-          {"seed", request.seed},
-          {"space", options.dual_space},
-          {"eps", request.attack.threat.eps},
-          {"steps", request.attack.steps},
-          {"points", nlohmann::json::parse(moxie::to_json(sweep.points()))}};
+  nlohmann::json out = {{"checkpoints", files},
+                        {"images", images.count},
+                        {"seed", request.seed},
+                        {"space", options.dual_space},
+                        {"eps", request.attack.threat.eps},
+                        {"steps", request.attack.steps},
+                        {"points", nlohmann::json::parse(moxie::to_json(sweep.points()))}};
+  if (!request.radii.empty()) {
+    CheckpointInfo own = info;
+    own.options = options;
+    add_certificates(ImageCertificates(parts, own, plan, images), parts.options(), request.radii,
+                     out);
+  }
+  return out;
 }
 
 std::string dual_text(const nlohmann::json& figures) {
@@ -135,6 +155,14 @@ std::string dual_text(const nlohmann::json& figures) {
                   point.at("sa").get<double>(), point.at("ra").get<double>());
     out += line;
   }
+  if (!figures.contains("certificate")) return out;
+  out.append("\ncertificate: ").append(figures.at("certificate").get<std::string>()).append("\n");
+  for (const auto& reason : figures.at("reasons"))
+    out.append("  ").append(reason.get<std::string>()).append("\n");
+  if (!figures.at("reasons").empty()) return out;
+  for (const auto& point : figures.at("points"))
+    out.append(moxie::detail::message("\nalpha ", point.at("alpha").get<double>(), "\n"))
+        .append(shares_text(point.at("radii")));
   return out;
 }
 

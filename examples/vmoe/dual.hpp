@@ -16,6 +16,7 @@ struct DualRequest {
   std::filesystem::path robust;
   std::string data;  ///< empty: what the first was trained beside
   std::vector<double> alphas{0.5, 0.6, 0.7, 0.8, 0.9, 1};
+  std::vector<double> radii;  ///< L-infinity, certified at each alpha; empty: no certificates
   /// logit, log_probability, or probability, which is mixed and attacked through its logarithm;
   /// empty: that of the dual model, of two models logit
   std::string space;
@@ -28,7 +29,8 @@ struct DualRequest {
   double alpha = 0.7;      ///< of that checkpoint
 };
 
-/// The trade-off curve of a dual model, or of two models as one: SA and RA at each mixing weight.
+/// The trade-off curve of a dual model, or of two models as one: SA and RA at each mixing weight, and
+/// with `radii` the certified shares (ImageCertificates).
 /// @throws moxie::config_error unless the models are mixtures of whole networks of one shape,
 /// trained on the same images
 nlohmann::json sweep_dual(const DualRequest& request);

@@ -182,7 +182,8 @@ void visit_options(O& o, const F& f) {
     "what weighs the experts' results: softmax_noisy, softmax_clean, plan");
   f("experts", "epsilon", o.epsilon, "of Sinkhorn: entropic regularization");
   f("experts", "iterations", o.iterations, "of Sinkhorn and sparse routers");
-  f("experts", "plan_at_eval", o.plan_at_eval, "of Sinkhorn: a plan in evaluation, too");
+  f("experts", "plan_at_eval", o.plan_at_eval,
+    "of Sinkhorn: a plan in evaluation, too; false for image_moe, whose plans are over a batch");
   f("experts", "fill_zero", o.fill_zero, "of sparse_expert_choice: fill slots the plan leaves empty");
   f("experts", "expert_groups", o.expert_groups,
     "sigmoid_token_choice divides the experts into so many groups");

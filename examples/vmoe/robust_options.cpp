@@ -25,6 +25,20 @@ T named(const char* option, const std::string& name,
   moxie::throw_config("vmoe: ", option, " is '", name, "', expected one of: ", names);
 }
 
+/// What an image becomes must not depend on the images beside it, of which an attack takes those that
+/// fell out of the batch.
+void check_image_router(const Options& o) {
+  if (o.router == "softmax_token_choice" || o.router == "sigmoid_token_choice") return;
+  if (o.router != "sinkhorn_token_choice")
+    moxie::throw_config("vmoe: router is '", o.router,
+                        "', expected one of: softmax_token_choice, sinkhorn_token_choice, "
+                        "sigmoid_token_choice beside model 'image_moe': by the others the result for "
+                        "an image depends on the images beside it, in evaluation, too");
+  if (o.plan_at_eval)
+    moxie::throw_config("vmoe: plan_at_eval is true, expected false beside model 'image_moe': by a plan "
+                        "over the batch the result for an image depends on the images beside it");
+}
+
 moxie::TrainingAttack attack_of(const Options& o) {
   return {.pgd = training_pgd(o), .corner_start = o.corner_start};
 }
@@ -113,6 +127,7 @@ void check_robust(const Options& o) {
   if (o.robust_images < 0) refuse("robust_images", o.robust_images, ">= 0");
   if (o.robust_steps < 1 || o.robust_steps > 100000)
     refuse("robust_steps", o.robust_steps, "1 to 100000");
+  if (o.model == "image_moe") check_image_router(o);
   if (is_dual(o) && o.model != "image_moe")
     refuse("model", "'" + o.model + "'", "image_moe beside objective 'jtdmoe'");
   if (!is_dual(o) && !(o.warm_standard.empty() && o.warm_robust.empty()))

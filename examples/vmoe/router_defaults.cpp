@@ -51,6 +51,8 @@ void take_router_defaults(Options& o, const OptionNames& given) {
     set("k", o.k, Index{1});
     set("group_images", o.group_images, Index{1});
     set("capacity", o.capacity, std::string("dropless"));
+    // That over a batch would make an image's result depend on its neighbours
+    if (o.router == "sinkhorn_token_choice") set("plan_at_eval", o.plan_at_eval, false);
   }
   const RouterFamily family = family_of(o);
   const bool softmax_choice = o.router == "softmax_token_choice";

@@ -165,6 +165,24 @@ Arguments train(const fs::path& data, const fs::path& out) {
           "2",          "--warmup-epochs", "0.5"};
 }
 
+Arguments train_mixture(const fs::path& data, const fs::path& out, const std::string& objective) {
+  const Arguments all{"train",           "--data",
+                      data,              "--out",
+                      out,               "--model",
+                      "image_moe",       "--image-expert",
+                      "resnet",          "--resnet-widths",
+                      "4",               "--experts",
+                      "2",               "--batch",
+                      "16",              "--epochs",
+                      "2",               "--robust-images",
+                      "12",              "--robust-steps",
+                      "2",               "--crop-padding",
+                      "0",               "--report-images",
+                      "2",               "--objective",
+                      objective};
+  return objective == "supervised" ? all : all + Arguments{"--attack-steps", "2"};
+}
+
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};

@@ -65,6 +65,10 @@ std::filesystem::path write_images(const std::filesystem::path& root, int train 
 /// `train` with a model of a few thousand parameters.
 Arguments train(const std::filesystem::path& data, const std::filesystem::path& out);
 
+/// `train` with a mixture of two small residual networks (--model image_moe), and a short attack.
+Arguments train_mixture(const std::filesystem::path& data, const std::filesystem::path& out,
+                        const std::string& objective);
+
 std::string read_file(const std::filesystem::path& path);
 std::vector<nlohmann::json> metrics(const std::filesystem::path& run);
 /// Those of one event.

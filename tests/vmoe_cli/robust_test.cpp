@@ -2,7 +2,6 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <set>
 
 #include "program.hpp"
@@ -13,29 +12,6 @@ using fixtures::TemporaryFolder;
 using nlohmann::json;
 namespace fs = std::filesystem;
 
-namespace {
-
-/// A mixture of two small residual networks, and a short attack.
-Arguments robust(const fs::path& data, const fs::path& out, const std::string& objective) {
-  const Arguments all{"train",           "--data",
-                      data,              "--out",
-                      out,               "--model",
-                      "image_moe",       "--image-expert",
-                      "resnet",          "--resnet-widths",
-                      "4",               "--experts",
-                      "2",               "--batch",
-                      "16",              "--epochs",
-                      "2",               "--robust-images",
-                      "12",              "--robust-steps",
-                      "2",               "--crop-padding",
-                      "0",               "--report-images",
-                      "2",               "--objective",
-                      objective};
-  return objective == "supervised" ? all : all + Arguments{"--attack-steps", "2"};
-}
-
-}  // namespace
-
 TEST_CASE("robust objectives train, and a run that stopped goes on bit for bit") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
@@ -43,9 +19,9 @@ TEST_CASE("robust objectives train, and a run that stopped goes on bit for bit")
     CAPTURE(objective);
     const auto whole = folder / (std::string(objective) + "-whole");
     const auto stopped = folder / (std::string(objective) + "-stopped");
-    const Ending ending = run(robust(data, whole, objective));
+    const Ending ending = run(train_mixture(data, whole, objective));
     REQUIRE_MESSAGE(ending.code == 0, ending.err);
-    REQUIRE(run(robust(data, stopped, objective) +
+    REQUIRE(run(train_mixture(data, stopped, objective) +
                 Arguments{"--checkpoint-every", "2", "--threads", "2"})
                 .code == 0);
     // As if it had been killed behind its second step
@@ -93,8 +69,8 @@ TEST_CASE("two models become a dual one, which is swept, saved, and starts joint
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
   const auto standard = folder / "standard", hard = folder / "robust", joint = folder / "joint";
-  REQUIRE(run(robust(data, standard, "supervised")).code == 0);
-  REQUIRE(run(robust(data, hard, "rt_er")).code == 0);
+  REQUIRE(run(train_mixture(data, standard, "supervised")).code == 0);
+  REQUIRE(run(train_mixture(data, hard, "rt_er")).code == 0);
   const Ending swept = run({"dual", standard, hard, "--alphas", "0,0.5,1", "--steps", "2", "--csv",
                             folder / "sweep.csv", "--json", folder / "sweep.json", "--out",
                             folder / "dual.safetensors", "--alpha", "0.5"});
@@ -116,7 +92,7 @@ TEST_CASE("two models become a dual one, which is swept, saved, and starts joint
   CHECK(json::parse(read_file(folder / "again.json")).at("points").at(0) == points.at(1));
   CHECK(run({"eval", folder / "dual.safetensors"}).code == 0);
 
-  const Ending warm = run(robust(data, joint, "jtdmoe") +
+  const Ending warm = run(train_mixture(data, joint, "jtdmoe") +
                           Arguments{"--warm-standard", standard, "--warm-robust", hard,
                                     "--learning-rate", "1e-9", "--end-learning-rate", "0"});
   REQUIRE_MESSAGE(warm.code == 0, warm.err);
@@ -153,13 +129,15 @@ TEST_CASE("two models become a dual one, which is swept, saved, and starts joint
         Containing("space is 'probit', expected one of: logit, probability, log_probability"));
   // Two choices an image leave no trace in shapes
   const auto other = folder / "other";
-  REQUIRE(run(robust(data, other, "supervised") + Arguments{"--k", "2", "--epochs", "1"}).code ==
-          0);
+  REQUIRE(
+      run(train_mixture(data, other, "supervised") + Arguments{"--k", "2", "--epochs", "1"}).code ==
+      0);
   const std::string file = newest_checkpoint(other);
   CHECK(refused({"dual", other, hard}) ==
         Containing("k of '" + file + "' is 2, but '" + newest_checkpoint(hard).string() +
                    "' has 1, expected the same of both models"));
-  CHECK(refused(robust(data, folder / "cold", "jtdmoe") + Arguments{"--warm-standard", other}) ==
+  CHECK(refused(train_mixture(data, folder / "cold", "jtdmoe") +
+                Arguments{"--warm-standard", other}) ==
         Containing("k of '" + file + "' is 2, but this run has 1"));
 }
 
@@ -167,7 +145,7 @@ TEST_CASE("options of robust training that make no sense are refused") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
   const auto said = [&](const Arguments& more) {
-    const Ending ending = run(robust(data, folder / "run", "rt_er") + more);
+    const Ending ending = run(train_mixture(data, folder / "run", "rt_er") + more);
     CHECK(ending.code == 2);
     return ending.err;
   };
@@ -199,6 +177,41 @@ TEST_CASE("options of robust training that make no sense are refused") {
         Containing("model is 'vit', expected image_moe beside objective 'jtdmoe'"));
 }
 
+TEST_CASE("routers of whole images let none decide for another") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  for (const std::string router :
+       {"soft", "softmax_expert_choice", "sinkhorn_expert_choice", "sparse_expert_choice",
+        "sparse_token_choice", "hash", "uniform"}) {
+    CAPTURE(router);
+    const Ending ending =
+        run(train_mixture(data, folder / "none", "supervised") + Arguments{"--router", router});
+    CHECK(ending.code == 2);
+    CHECK(ending.err ==
+          Containing("router is '" + router +
+                     "', expected one of: softmax_token_choice, sinkhorn_token_choice, "
+                     "sigmoid_token_choice beside model 'image_moe'"));
+  }
+  CHECK(run(train_mixture(data, folder / "none", "supervised") +
+            Arguments{"--router", "sinkhorn_token_choice", "--plan-at-eval"})
+            .err == Containing("plan_at_eval is true, expected false beside model 'image_moe'"));
+  const auto out = folder / "run";
+  const Ending trained =
+      run(train_mixture(data, out, "rt_er") + Arguments{"--router", "sinkhorn_token_choice"});
+  REQUIRE_MESSAGE(trained.code == 0, trained.err);
+  CHECK(config_of(out).at("options").at("plan_at_eval") == false);
+  // Neighbours have no say: alone in a batch, an image falls or stands as among others
+  const auto figures = [&](const char* batch) {
+    const Ending ending = run({"attack", out, "--attack", "pgd", "--steps", "3", "--n", "15",
+                               "--batch", batch, "--json", folder / "attack.json"});
+    REQUIRE_MESSAGE(ending.code == 0, ending.err);
+    json all = json::parse(read_file(folder / "attack.json"));
+    all.erase("seconds");
+    return all;
+  };
+  CHECK(figures("1") == figures("15"));
+}
+
 TEST_CASE("images that are attacked while a model is trained do not compete for slots") {
   const TemporaryFolder folder;
   const auto out = folder / "run";
@@ -213,43 +226,4 @@ TEST_CASE("images that are attacked while a model is trained do not compete for 
               .code == 0);
   CHECK(robust.at("sa").get<double>() ==
         doctest::Approx(json::parse(read_file(folder / "attack.json")).at("sa").get<double>()));
-}
-
-TEST_CASE("a mixture of networks without norms has sound radii, one with norms none") {
-  const TemporaryFolder folder;
-  const auto data = write_images(folder / "data");
-  const auto certified = [&](const char* norm) {
-    const auto out = folder / norm;
-    const Ending trained =
-        run(robust(data, out, "supervised") + Arguments{"--resnet-norm", norm, "--epochs", "4"});
-    REQUIRE_MESSAGE(trained.code == 0, trained.err);
-    const Ending ending =
-        run({"certify", out, "--radii", "1e-9,8/255", "--json", folder / "c.json"});
-    REQUIRE_MESSAGE(ending.code == 0, ending.err);
-    json figures = json::parse(read_file(folder / "c.json"));
-    CHECK((ending.out == Containing("limited by route %")) ==
-          (figures.at("certificate") == "sound"));
-    for (const json& radius : figures.at("radii")) {
-      if (radius.at("certified").is_null()) continue;
-      char shares[64];
-      std::snprintf(shares, sizeof shares, " %.2f %18.2f\n",
-                    100 * radius.at("certified").get<double>(),
-                    100 * radius.at("limited_by_route").get<double>());
-      CHECK(ending.out == Containing(shares));
-    }
-    return figures;
-  };
-  const json sound = certified("none");
-  CHECK(sound.at("certificate") == "sound");
-  CHECK(sound.at("reasons").empty());
-  const double accuracy = metrics(folder / "none", "final").at(0).at("accuracy").get<double>();
-  // Next to nothing may be done to an image: all that are right are certified
-  CHECK(sound.at("radii").at(0).at("certified").get<double>() == doctest::Approx(accuracy));
-  CHECK(sound.at("radii").at(1).at("certified") <= sound.at("radii").at(0).at("certified"));
-  CHECK(sound.at("layers").at(0).at("experts_linf").at("experts").size() == 2);
-
-  const json none = certified("layer");
-  CHECK(none.at("certificate") == "not_applicable");
-  CHECK(none.at("reasons").size() == 1);
-  CHECK(none.at("radii").at(0).at("certified").is_null());
 }

@@ -77,6 +77,7 @@ TEST_CASE("pages of attacks for the browser") {
   const std::vector<std::pair<std::string, json>> pages{
       {"usual", fake_attack(32, 3, 5, {1, 3}, usual)},
       {"grey_one_layer", fake_attack(28, 1, 2, {1}, usual)},
+      {"whole_images", fake_attack(4, 3, 2, {0, 1}, usual)},
       {"dense", fake_attack(8, 3, 2, {}, usual)},
       {"none_fell", fake_attack(32, 3, 0, {1}, usual)},
       {"hostile",

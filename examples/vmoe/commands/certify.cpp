@@ -30,7 +30,7 @@ class Certify final : public Command {
       moxie::throw_config("vmoe certify: no path came, expected a checkpoint or a run's folder");
     CertifyRequest request;
     request.checkpoint = checkpoint_;
-    if (!radii_.empty()) request.radii = read_radii();
+    if (!radii_.empty()) request.radii = read_radii(radii_);
     result_.check();
     const nlohmann::json figures = certify(request);
     result_.write(figures);
@@ -39,20 +39,6 @@ class Certify final : public Command {
   }
 
  private:
-  std::vector<double> read_radii() const {
-    std::vector<double> out;
-    for (std::size_t begin = 0; begin <= radii_.size();) {
-      const std::size_t end = std::min(radii_.find(',', begin), radii_.size());
-      const std::string item = radii_.substr(begin, end - begin);
-      if (item.empty())
-        moxie::throw_config("vmoe: --radii is '", radii_,
-                            "', expected numbers separated by commas");
-      apply_fraction("radii", item, out.emplace_back());
-      begin = end + 1;
-    }
-    return out;
-  }
-
   std::string checkpoint_, radii_;
   ResultFile result_;
 };

@@ -32,6 +32,10 @@ class DualCommand final : public Command {
     add_text(app, "--eps", eps_, "NUMBER", "largest change of a pixel in [0, 1]", "8/255");
     add_text(app, "--step-size", step_, "NUMBER", "of PGD", "2/255");
     add_text(app, "--steps", steps_, "N", "of PGD", text(defaults.attack.steps));
+    add_text(app, "--radii", radii_, "LIST",
+             "L-infinity radii, of pixels from 0 to 1, to certify at each alpha, separated by commas; "
+             "fractions are read",
+             "none");
     add_text(app, "--n", images_, "N", "test images, drawn by the seed; 0: all",
              text(defaults.images));
     add_text(app, "--seed", seed_, "N", "of images and attacks", text(defaults.seed));
@@ -70,6 +74,7 @@ class DualCommand final : public Command {
     if (paths_.size() > 1) r.robust = paths_[1];
     r.data = data_;
     if (!alphas_.empty()) r.alphas = read_alphas();
+    if (!radii_.empty()) r.radii = read_radii(radii_);
     r.space = space_;
     apply_fraction("eps", eps_, r.attack.threat.eps);
     apply_fraction("step-size", step_, r.attack.step);
@@ -96,7 +101,8 @@ class DualCommand final : public Command {
   }
 
   std::vector<std::string> paths_;
-  std::string alphas_, space_, eps_, step_, steps_, images_, seed_, data_, csv_, out_, alpha_;
+  std::string alphas_, radii_, space_, eps_, step_, steps_, images_, seed_, data_, csv_, out_;
+  std::string alpha_;
   ThreadsFlag threads_;
   ResultFile result_;
 };

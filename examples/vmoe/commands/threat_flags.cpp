@@ -1,6 +1,7 @@
 #include "commands/threat_flags.hpp"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "commands/flags.hpp"
 #include "robust_options.hpp"
@@ -9,6 +10,19 @@ namespace vmoe {
 
 void apply_fraction(const char* name, const std::string& text, double& value) {
   if (!text.empty()) value = fraction_of(flag_of(name), text);
+}
+
+std::vector<double> read_radii(const std::string& text) {
+  std::vector<double> out;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    const std::string item = text.substr(begin, end - begin);
+    if (item.empty())
+      moxie::throw_config("vmoe: --radii is '", text, "', expected numbers separated by commas");
+    apply_fraction("radii", item, out.emplace_back());
+    begin = end + 1;
+  }
+  return out;
 }
 
 void ThreatFlags::add(CLI::App& app) {

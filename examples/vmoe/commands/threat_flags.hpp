@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "moxie/robust/threat.hpp"
 
@@ -13,6 +14,10 @@ namespace vmoe {
 /// Reads a number, or a fraction such as 8/255, if `text` is not empty.
 /// @throws moxie::config_error naming the flag and the text
 void apply_fraction(const char* name, const std::string& text, double& value);
+
+/// Those of `--radii`, with commas between them; fractions are read.
+/// @throws moxie::config_error naming the flag and the text
+std::vector<double> read_radii(const std::string& text);
 
 /// `--eps` and `--norm`: what an attacker may do to pixels from 0 to 1.
 class ThreatFlags {

@@ -73,6 +73,12 @@ inline double mixture_slope(const MixtureConstants& c, Index k) {
   return sum;
 }
 
+/// How fast one output of a gated expert, a(x) f(x) with 0 <= a <= 1, can move away from x, whose
+/// `output` is f(x): a' f' - a f = a' (f' - f) + (a' - a) f. It needs no bound of f, only its value.
+inline double gated_slope(double output, double gate_lip, double expert_lip) {
+  return (expert_lip + gate_lip * std::fabs(output)) * (1 + 8e-16);
+}
+
 /// R = max(0, min over j != y of (F^y - F^j) / (D_y + D_j)): both classes of a pair can move.
 inline Certificate certify_mixture(std::span<const double> outputs, Index y,
                                    const MixtureConstants& c) {
