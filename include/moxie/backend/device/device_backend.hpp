@@ -11,6 +11,7 @@
 #include "moxie/backend/concept.hpp"
 #include "moxie/backend/device/functors.hpp"
 #include "moxie/backend/device/leaf.hpp"
+#include "moxie/backend/device/twins.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/core/view.hpp"
@@ -23,7 +24,7 @@ namespace moxie {
 /// memory (the number of rows, offset[E], in particular), and allocates nothing outside `allocate`.
 /// So the same source is right on a stream of a GPU and in a host loop, where it is tested.
 template <std::floating_point T, Leaf<T> L>
-class DeviceBackend {
+class DeviceBackend : public detail::device::Twins<T, L> {
  public:
   using Scalar = T;
   using Store = T;
