@@ -10,8 +10,8 @@
 namespace moxie::detail::device {
 
 /// Where the operations that run as our own kernels live: members `run(Operation, arguments...)`,
-/// found by Accelerates (ops/accelerate.hpp). A base of DeviceBackend; for a leaf that cannot launch
-/// kernels it is empty, and every operation keeps its generic form.
+/// found by Accelerates (ops/accelerate.hpp). A base of DeviceBackend; for a leaf that cannot
+/// launch kernels it is empty, and every operation keeps its generic form.
 template <class T, class L>
 class Twins {};
 

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include "support/emulator/block.hpp"
+
+namespace moxie::emulator {
+
+/// Runs a kernel: its blocks one after the other, in an order that the seed draws, as it draws the
+/// order of their threads. Blocks are not ordered to each other, so what two of them write to the
+/// same place without an atomic operation is a race.
+/// @throws Error where the kernel does what CUDA leaves undefined
+template <class... P>
+void run_grid(const Block::Shape& shape, std::uint64_t seed, void (*kernel)(P...),
+              std::type_identity_t<P>... arguments) {
+  static thread_local Stacks stacks;
+  const Quiet quiet;
+  const std::function<void()> body = [&] { kernel(arguments...); };
+  std::mt19937_64 random(seed);
+  std::vector<std::size_t> turns(shape.grid.size());
+  std::iota(turns.begin(), turns.end(), std::size_t{0});
+  std::shuffle(turns.begin(), turns.end(), random);
+
+  LaunchOrder order;
+  order.begin.release();
+  for (const std::size_t i : turns) {
+    Block(shape, shape.grid.index(i), random(), stacks, order).run(body);
+  }
+  order.end.acquire();
+}
+
+}  // namespace moxie::emulator
