@@ -6,25 +6,20 @@
 #include <string>
 #include <vector>
 
+#include "emulator/errors.hpp"
 #include "moxie/backend/device/portable.hpp"
 
 namespace moxie::test {
 namespace {
 
-using emulator::Error;
 using emulator::run_grid;
-
-constexpr const char* this_file = __FILE__;
-
-std::string at_line(unsigned line) {
-  return std::string(this_file).append(":").append(std::to_string(line));
-}
 
 template <class T>
 MOXIE_KERNEL void write_indices(T* out) {
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-  out[block * (blockDim.x * blockDim.y * blockDim.z) + thread] = static_cast<T>(1000 * block + thread);
+  const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+  out[block * threads + thread] = static_cast<T>(1000 * block + thread);
 }
 
 TEST_CASE("emulator: every thread of every block runs once and knows where it is") {
@@ -64,7 +59,8 @@ MOXIE_KERNEL void reverse_without_barrier(T* out) {
   out[threadIdx.x] = held[63 - threadIdx.x];
 }
 
-TEST_CASE("emulator: without the barrier a thread reads what no kernel wrote") {
+TEST_CASE("emulator: without the barrier a thread reads what no kernel wrote" *
+          doctest::skip(emulator::under_tsan)) {  // which would report it: faults_test.cpp
   std::vector<std::uint32_t> out(64);
   run_grid({{}, {64}, 0}, 1, reverse_without_barrier<std::uint32_t>, out.data());
   const std::set<std::uint32_t> values(out.begin(), out.end());
@@ -135,24 +131,108 @@ template <class T>
 MOXIE_KERNEL void diverge(T* out) {
   if (threadIdx.x < 16) {
     __syncthreads();
-    out[0] = 1;
+    out[threadIdx.x] = 1;
   } else {
-    out[1] = 1;
+    out[threadIdx.x] = 2;
     __syncthreads();
   }
 }
 
 TEST_CASE("emulator: barriers in both branches are an error that names them") {
-  std::vector<int> out(2);
-  std::string text;
-  try {
-    run_grid({{}, {32}, 0}, 0, diverge<int>, out.data());
-  } catch (const Error& e) {
-    text = e.what();
-  }
+  std::vector<int> out(32);
+  const std::string text =
+      emulator_error([&] { run_grid({{}, {32}, 0}, 0, diverge<int>, out.data()); });
   CHECK(text.starts_with("divergent barrier: thread "));
-  CHECK(text.find(at_line(divergent_line)) != std::string::npos);
-  CHECK(text.find(at_line(divergent_line + 4)) != std::string::npos);
+  CHECK(has(text, at_line(__FILE__, divergent_line)));
+  CHECK(has(text, at_line(__FILE__, divergent_line + 4)));
+}
+
+constexpr unsigned waiting_line = __LINE__ + 4;
+template <class T>
+MOXIE_KERNEL void wait_for_each_other(T* out) {
+  if (threadIdx.x < 33) {
+    __syncthreads();
+  } else {
+    __syncwarp(0xffffffffU);
+  }
+  out[threadIdx.x] = 1;
+}
+
+TEST_CASE("emulator: a deadlock is an error that says who waits where") {
+  std::vector<int> out(64);
+  const std::string text =
+      emulator_error([&] { run_grid({{}, {64}, 0}, 0, wait_for_each_other<int>, out.data()); });
+  CHECK(text == "deadlock: 33 threads wait in __syncthreads at " +
+                    at_line(__FILE__, waiting_line) +
+                    " (the first is 0); 31 threads wait in __syncwarp with mask 0xffffffff at " +
+                    at_line(__FILE__, waiting_line + 2) + " (the first is 33)");
+}
+
+struct Refused {
+  int code;
+};
+template <class T>
+MOXIE_KERNEL void refuse(T* out) {
+  __syncthreads();
+  if (threadIdx.x == 3) throw Refused{static_cast<int>(*out)};
+  __syncthreads();
+}
+
+TEST_CASE("emulator: what a kernel throws arrives, and the next launch works") {
+  int code = 17;
+  CHECK_THROWS_AS(run_grid({{4}, {64}, 0}, 0, refuse<int>, &code), Refused);
+  std::vector<int> out(32);
+  run_grid({{}, {96}, 0}, 0, leave_early<int>, out.data());
+  CHECK(out == std::vector<int>(32, 1));
+}
+
+template <class T>
+MOXIE_KERNEL void declare_much(T* out) {
+  MOXIE_SHARED(T[10000], held);
+  held[0] = 1;
+  *out = held[0];
+}
+
+TEST_CASE("emulator: more static shared memory than a block can have is an error") {
+  float fits = 0;
+  run_grid({}, 0, declare_much<float>, &fits);
+  CHECK(fits == 1);
+  double out = 0;
+  CHECK(emulator_error([&] { run_grid({}, 0, declare_much<double>, &out); }) ==
+        "MOXIE_SHARED: a block declares 80000 bytes, and may have 49152; take dynamic shared "
+        "memory");
+}
+
+TEST_CASE("emulator: functions of kernels are refused outside a kernel") {
+  CHECK(emulator_error([] { __syncthreads(); }) ==
+        "a function of kernels is called outside a kernel");
+}
+
+template <class T>
+MOXIE_KERNEL void add_partial_sums(const T* in, T* partial, T* sum, unsigned* done) {
+  MOXIE_SHARED(unsigned, last);
+  if (threadIdx.x == 0) {
+    partial[blockIdx.x] = in[blockIdx.x];
+    __threadfence();
+    last = atomicAdd(done, 1U) + 1 == gridDim.x ? 1 : 0;
+    __threadfence();
+    if (last != 0) {
+      T total = 0;
+      for (unsigned i = 0; i < gridDim.x; ++i) total += partial[i];
+      *sum = total;
+    }
+  }
+}
+
+TEST_CASE("emulator: the last block to arrive sees what the others wrote") {
+  const std::vector<float> in = {1, 2, 4, 8, 16};
+  for (std::uint64_t seed = 0; seed < 5; ++seed) {
+    std::vector<float> partial(5);
+    float sum = 0;
+    unsigned done = 0;
+    run_grid({{5}, {32}, 0}, seed, add_partial_sums<float>, in.data(), partial.data(), &sum, &done);
+    CHECK(sum == 31);
+  }
 }
 
 

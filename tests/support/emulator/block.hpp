@@ -75,21 +75,22 @@ class Block {
     std::size_t dynamic_bytes = 0;
   };
 
-  Block(const Shape& shape, Extent index, std::uint64_t seed, Stacks& stacks, LaunchOrder& order)
+  Block(const Shape& shape, Extent index, std::uint64_t seed, Seats& seats, LaunchOrder& order)
       : shape_(shape),
         index_(index),
         random_(seed),
+        seats_(seats),
         order_(order),
         shared_(shape.dynamic_bytes),
         threads_(shape.block.size()),
         alive_(static_cast<unsigned>(threads_.size())) {
-    stacks.prepare(threads_.size());
+    seats.prepare(threads_.size());
     for (unsigned i = 0; i < alive_; ++i) {
       if (i % 32 == 0) warps_.emplace_back(alive_ - i);
       Thread& t = threads_[i];
       t.number = i;
       t.index = shape.block.index(i);
-      t.fiber.start(scheduler_, stacks.usable(i), Stacks::usable_bytes(), &Block::enter);
+      t.fiber.start(scheduler_, seats, i, &Block::enter);
     }
   }
 
@@ -101,7 +102,7 @@ class Block {
     for (unsigned i = 0; i < turns.size(); ++i) turns[i] = i;
     while (alive_ > 0) {
       std::shuffle(turns.begin(), turns.end(), random_);
-      if (!any_ready()) fail(Error(deadlock()));
+      if (!any_ready()) failure_ = std::make_exception_ptr(Error(deadlock()));
       // Some warps sleep through a round, so that others get ahead of them.
       const std::uint64_t awake = random_();
       for (const unsigned i : turns) {
@@ -111,10 +112,13 @@ class Block {
         t.fiber.resume();
         if (failure_) break;
       }
-      if (failure_) break;
+      if (failure_) {
+        running_ = nullptr;
+        seats_.release();
+        std::rethrow_exception(failure_);
+      }
     }
     running_ = nullptr;
-    if (failure_) std::rethrow_exception(failure_);
   }
 
   // ---- what a kernel calls, in one of the block's threads ----
@@ -200,7 +204,7 @@ class Block {
   };
 
   /// Where every fiber begins.
-  static void enter() {
+  MOXIE_EMULATOR_UNSEEN static void enter() {
     Block& block = *running_;
     Thread& self = *block.now_;
     self.fiber.entered();
@@ -236,10 +240,6 @@ class Block {
     return std::any_of(threads_.begin(), threads_.end(),
                        [](const Thread& t) { return t.state == Thread::State::ready; });
   }
-  [[noreturn]] static void fail(const Error& error) {
-    running_ = nullptr;
-    throw error;
-  }
   /// Who waits where, threads in the same place together.
   std::string deadlock() const {
     std::string text = "deadlock:";
@@ -267,6 +267,7 @@ class Block {
   Shape shape_;
   Extent index_;
   std::mt19937_64 random_;
+  Seats& seats_;
   LaunchOrder& order_;
   SharedMemory shared_;
   Scheduler scheduler_;

@@ -6,59 +6,66 @@
 #include <cstddef>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 #include "support/emulator/sanitizers.hpp"
 
 namespace moxie::emulator {
 
-/// Memory for the stacks of the fibers of a block. Its pages are cheap to hold and dear to get, so it
-/// is kept from launch to launch.
-class Stacks {
+/// What the fibers of a block run on: stacks, and who they are to ThreadSanitizer. Both are dear to
+/// get, so they are kept from block to block.
+class Seats {
  public:
-  static constexpr std::size_t bytes = 64 * 1024;  // of each, its guard included
+  Seats() = default;
+  Seats(const Seats&) = delete;
+  Seats& operator=(const Seats&) = delete;
+  ~Seats() { release(); }
 
-  Stacks() = default;
-  Stacks(const Stacks&) = delete;
-  Stacks& operator=(const Stacks&) = delete;
-  ~Stacks() { release(); }
-
-  /// Makes `count` stacks that nobody used before, as far as a sanitizer knows.
   void prepare(std::size_t count) {
-    if (count > count_) {
-      release();
-      memory_ = map(nullptr, count * bytes, 0);
-      count_ = count;
-      for (std::size_t i = 0; i < count; ++i) mprotect(low(i), guard, PROT_NONE);
-    } else if (under_tsan) {
-      // The pages' next owners are new threads to the sanitizer: it forgets the last ones only so.
-      map(memory_, count * bytes, MAP_FIXED);
-    }
-#if defined(MOXIE_EMULATOR_ASAN)
-    // a fiber of a kernel that failed never left its functions
-    __asan_unpoison_memory_region(memory_, count * bytes);
-#endif
-  }
-  char* usable(std::size_t i) const { return low(i) + guard; }
-  static constexpr std::size_t usable_bytes() { return bytes - guard; }
-
- private:
-  static constexpr std::size_t guard = 4096;
-
-  char* low(std::size_t i) const { return memory_ + i * bytes; }
-  static char* map(char* at, std::size_t size, int flags) {
-    void* const p = mmap(at, size, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | flags, -1, 0);
+    if (count <= count_) return;
+    release();
+    void* const p = mmap(nullptr, count * bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
-    return static_cast<char*>(p);
+    memory_ = static_cast<char*>(p);
+    count_ = count;
+    for (std::size_t i = 0; i < count; ++i) {
+      mprotect(memory_ + i * bytes, guard, PROT_NONE);
+#if defined(MOXIE_EMULATOR_TSAN)
+      tsan_.push_back(__tsan_create_fiber(0));
+#endif
+    }
   }
+  /// Also after a kernel failed: its fibers never left their functions.
   void release() {
-    if (memory_ != nullptr) munmap(memory_, count_ * bytes);
+    if (memory_ == nullptr) return;
+#if defined(MOXIE_EMULATOR_ASAN)
+    __asan_unpoison_memory_region(memory_, count_ * bytes);
+#endif
+#if defined(MOXIE_EMULATOR_TSAN)
+    for (void* const fiber : tsan_) __tsan_destroy_fiber(fiber);
+    tsan_.clear();
+#endif
+    munmap(memory_, count_ * bytes);
     memory_ = nullptr;
     count_ = 0;
   }
 
+  char* stack(std::size_t i) const { return memory_ + i * bytes + guard; }
+  static constexpr std::size_t stack_bytes() { return bytes - guard; }
+#if defined(MOXIE_EMULATOR_TSAN)
+  void* tsan(std::size_t i) const { return tsan_[i]; }
+#endif
+
+ private:
+  static constexpr std::size_t guard = 4096;
+  static constexpr std::size_t bytes = 256 * 1024;  // of which few are touched
+
   char* memory_ = nullptr;
   std::size_t count_ = 0;
+#if defined(MOXIE_EMULATOR_TSAN)
+  std::vector<void*> tsan_;
+#endif
 };
 
 /// Where the fibers of a block come from and give way to.
@@ -80,21 +87,18 @@ class Fiber {
   Fiber() = default;
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
-  ~Fiber() { forget(); }
 
   /// `entry` ends with a call of finish and never returns.
-  void start(Scheduler& scheduler, char* stack, std::size_t bytes, void (*entry)()) {
-    forget();
+  void start(Scheduler& scheduler, const Seats& seats, std::size_t seat, void (*entry)()) {
     scheduler_ = &scheduler;
-    stack_ = stack;
-    bytes_ = bytes;
+    stack_ = seats.stack(seat);
     if (getcontext(&context_) != 0) throw std::runtime_error("emulator: getcontext failed");
-    context_.uc_stack.ss_sp = stack;
-    context_.uc_stack.ss_size = bytes;
+    context_.uc_stack.ss_sp = stack_;
+    context_.uc_stack.ss_size = Seats::stack_bytes();
     context_.uc_link = nullptr;
     makecontext(&context_, entry, 0);
 #if defined(MOXIE_EMULATOR_TSAN)
-    tsan_ = __tsan_create_fiber(0);
+    tsan_ = seats.tsan(seat);
 #endif
   }
 
@@ -104,7 +108,7 @@ class Fiber {
     __tsan_switch_to_fiber(tsan_, __tsan_switch_to_fiber_no_sync);
 #endif
 #if defined(MOXIE_EMULATOR_ASAN)
-    __sanitizer_start_switch_fiber(&scheduler_->fake_stack, stack_, bytes_);
+    __sanitizer_start_switch_fiber(&scheduler_->fake_stack, stack_, Seats::stack_bytes());
 #endif
     swapcontext(&scheduler_->context, &context_);
 #if defined(MOXIE_EMULATOR_ASAN)
@@ -128,10 +132,10 @@ class Fiber {
 #endif
   }
   /// In the fiber: its last call, which does not return.
-  void finish() { leave(nullptr); }
+  MOXIE_EMULATOR_UNSEEN void finish() { leave(nullptr); }
 
  private:
-  void leave([[maybe_unused]] void** fake_stack) {
+  MOXIE_EMULATOR_UNSEEN void leave([[maybe_unused]] void** fake_stack) {
 #if defined(MOXIE_EMULATOR_TSAN)
     __tsan_switch_to_fiber(scheduler_->tsan, __tsan_switch_to_fiber_no_sync);
 #endif
@@ -140,17 +144,10 @@ class Fiber {
 #endif
     swapcontext(&context_, &scheduler_->context);
   }
-  void forget() {
-#if defined(MOXIE_EMULATOR_TSAN)
-    if (tsan_ != nullptr) __tsan_destroy_fiber(tsan_);
-    tsan_ = nullptr;
-#endif
-  }
 
   ucontext_t context_;
   Scheduler* scheduler_ = nullptr;
   char* stack_ = nullptr;
-  std::size_t bytes_ = 0;
 #if defined(MOXIE_EMULATOR_TSAN)
   void* tsan_ = nullptr;
 #endif

@@ -73,15 +73,21 @@ inline void load_matrices(std::uint32_t (&registers)[4], const void* row, bool t
                     .append(place.text())
                     .append(": a row is not aligned to 16 bytes"));
   }
-  Block& block = Block::running();
-  const unsigned l = block.thread().lane();
-  const auto call = block.meet("load_matrices", ~0U, row, false, place);
+  const std::uint16_t* rows[32];
+  {
+    const Quiet quiet;
+    const auto call = Block::running().meet("load_matrices", ~0U, row, false, place);
+    for (unsigned l = 0; l < 32; ++l) {
+      rows[l] = static_cast<const std::uint16_t*>(call->value<const void*>(l));
+    }
+  }
+  const unsigned l = Block::running().thread().lane();
+  const unsigned r = l / 4;
+  const unsigned c = 2 * (l % 4);
   for (unsigned m = 0; m < 4; ++m) {
     const auto element = [&](unsigned i, unsigned j) -> std::uint32_t {
-      return static_cast<const std::uint16_t*>(call->value<const void*>(8 * m + i))[j];
+      return rows[8 * m + i][j];
     };
-    const unsigned r = l / 4;
-    const unsigned c = 2 * (l % 4);
     registers[m] = transposed ? element(c, r) | element(c + 1, r) << 16
                               : element(r, c) | element(r, c + 1) << 16;
   }

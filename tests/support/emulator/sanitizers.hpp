@@ -37,6 +37,13 @@ void __tsan_write_range(void* p, unsigned long bytes);  // NOLINT(bugprone-reser
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+/// Functions that are entered and never left would fill ThreadSanitizer's stack of calls.
+#if defined(MOXIE_EMULATOR_TSAN)
+#define MOXIE_EMULATOR_UNSEEN __attribute__((no_sanitize("thread")))
+#else
+#define MOXIE_EMULATOR_UNSEEN
+#endif
+
 namespace moxie::emulator {
 
 #if defined(MOXIE_EMULATOR_TSAN)

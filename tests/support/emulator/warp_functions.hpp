@@ -12,23 +12,28 @@ namespace moxie::emulator {
 /// Of the calling thread.
 inline unsigned lane() { return Block::running().thread().lane(); }
 
-inline std::shared_ptr<const WarpCall> vote(std::string_view name, unsigned mask, bool yes,
-                                            Place place) {
-  return Block::running().meet(name, mask, yes, false, place);
-}
-inline unsigned ballot(const WarpCall& votes) {
+/// The lanes whose value `accept` takes.
+template <class V, class Accept>
+unsigned ballot(std::string_view name, unsigned mask, V value, Place place, Accept accept) {
+  static_assert(std::is_arithmetic_v<V>);
+  const Quiet quiet;
+  const auto call = Block::running().meet(name, mask, value, false, place);
   unsigned lanes = 0;
   for (unsigned l = 0; l < 32; ++l) {
-    if ((votes.mask >> l & 1U) != 0 && votes.value<bool>(l)) lanes |= 1U << l;
+    if ((mask >> l & 1U) != 0 && accept(call->template value<V>(l))) lanes |= 1U << l;
   }
   return lanes;
 }
+inline unsigned vote(std::string_view name, unsigned mask, int yes, Place place) {
+  return ballot(name, mask, yes, place, [](int v) { return v != 0; });
+}
 
-/// Brings `value`, takes that of lane `source(lane)`, both within segments of `width` lanes; beyond the
-/// segment (source returns 32 or more) each keeps its own.
+/// Brings `value`, takes that of lane `source(lane, width)`, both within segments of `width` lanes;
+/// beyond the segment (source returns 32 or more) each keeps its own.
 template <class V, class Source>
 V shuffle(std::string_view name, unsigned mask, V value, int width, Place place, Source source) {
   static_assert(std::is_arithmetic_v<V>, "CUDA shuffles numbers only");
+  const Quiet quiet;
   const auto segment = static_cast<unsigned>(width);
   if (width < 1 || width > 32 || !std::has_single_bit(segment)) {
     throw Error(described(name, mask, place).append(": the width is not a power of two up to 32"));
@@ -40,6 +45,7 @@ V shuffle(std::string_view name, unsigned mask, V value, int width, Place place,
 
 template <class V, class Combine>
 V reduce(std::string_view name, unsigned mask, V value, Place place, Combine combine) {
+  const Quiet quiet;
   const auto call = Block::running().meet(name, mask, value, false, place);
   V result = call->template value<V>(static_cast<unsigned>(std::countr_zero(mask)));
   for (unsigned l = static_cast<unsigned>(std::countr_zero(mask)) + 1; l < 32; ++l) {
@@ -67,6 +73,7 @@ inline int __syncthreads_and(int yes, moxie::emulator::Place at = moxie::emulato
 }
 inline void __syncwarp(unsigned mask = ~0U,
                        moxie::emulator::Place at = moxie::emulator::Place::here()) {
+  const moxie::emulator::Quiet quiet;
   moxie::emulator::Block::running().meet("__syncwarp", mask, 0, true, at);
 }
 
@@ -107,28 +114,22 @@ V __shfl_up_sync(unsigned mask, V value, unsigned distance, int width = 32,
 
 inline unsigned __ballot_sync(unsigned mask, int yes,
                               moxie::emulator::Place at = moxie::emulator::Place::here()) {
-  return ballot(*moxie::emulator::vote("__ballot_sync", mask, yes != 0, at));
+  return moxie::emulator::vote("__ballot_sync", mask, yes, at);
 }
 inline int __any_sync(unsigned mask, int yes,
                       moxie::emulator::Place at = moxie::emulator::Place::here()) {
-  return ballot(*moxie::emulator::vote("__any_sync", mask, yes != 0, at)) != 0;
+  return moxie::emulator::vote("__any_sync", mask, yes, at) != 0;
 }
 inline int __all_sync(unsigned mask, int yes,
                       moxie::emulator::Place at = moxie::emulator::Place::here()) {
-  return ballot(*moxie::emulator::vote("__all_sync", mask, yes != 0, at)) == mask;
+  return moxie::emulator::vote("__all_sync", mask, yes, at) == mask;
 }
 /// The lanes that brought the same value.
 template <class V>
 unsigned __match_any_sync(unsigned mask, V value,
                           moxie::emulator::Place at = moxie::emulator::Place::here()) {
-  static_assert(std::is_arithmetic_v<V>);
-  const auto call =
-      moxie::emulator::Block::running().meet("__match_any_sync", mask, value, false, at);
-  unsigned same = 0;
-  for (unsigned l = 0; l < 32; ++l) {
-    if ((mask >> l & 1U) != 0 && call->template value<V>(l) == value) same |= 1U << l;
-  }
-  return same;
+  return moxie::emulator::ballot("__match_any_sync", mask, value, at,
+                                 [value](V v) { return v == value; });
 }
 
 template <class V>

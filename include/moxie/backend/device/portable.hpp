@@ -43,8 +43,8 @@
 #elif defined(__CUDACC__)
 
 #define MOXIE_KERNELS 1
-/// Before `void` of a kernel; before a function that only kernels call; after the `void` of a kernel,
-/// its most threads a block and least blocks a multiprocessor.
+/// Before the `void` of a kernel; before a function that only kernels call; behind the `void` of a
+/// kernel, how many threads a block has at most (and how many blocks a multiprocessor holds).
 #define MOXIE_KERNEL __global__
 #define MOXIE_DEVICE __device__ __forceinline__
 #define MOXIE_LAUNCH_BOUNDS(...) __launch_bounds__(__VA_ARGS__)

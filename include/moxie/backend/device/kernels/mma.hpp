@@ -3,13 +3,12 @@
 /// Instructions of the tensor cores and of asynchronous copies, which CUDA offers as assembly only.
 /// Where an emulator runs the kernels, it carries them out.
 ///
-/// A fragment is what one lane of a warp holds of a small matrix. With g = lane / 4 and t = lane % 4:
+/// A fragment is what one lane of a warp holds of a small matrix. With g = lane / 4, t = lane % 4:
 ///   C [16, 8], float:  c[0], c[1] at (g, 2t), (g, 2t + 1);  c[2], c[3] at (g + 8, ...).
 ///   A [16, 16], bf16 pairs:  a[0] at (g, 2t), a[1] at (g + 8, 2t), a[2] at (g, 2t + 8),
-///                            a[3] at (g + 8, 2t + 8); the second of a pair one column right, in the
-///                            upper half.
-///   B [16, 8], bf16 pairs:   b[0] at (2t, g), b[1] at (2t + 8, g); the second one row below.
-///   A [16, 8], tf32:  a[0] at (g, t), a[1] at (g + 8, t), a[2] at (g, t + 4), a[3] at (g + 8, t + 4).
+///                            a[3] at (g + 8, 2t + 8); the upper half is one column to the right.
+///   B [16, 8], bf16 pairs:   b[0] at (2t, g), b[1] at (2t + 8, g); the upper half is one row below.
+///   A [16, 8], tf32:  a[0] at (g, t), a[1] at (g + 8, t), a[2], a[3] four columns to the right.
 ///   B [8, 8], tf32:   b[0] at (t, g), b[1] at (t + 4, g).
 /// (PTX manual, "Matrix fragments for mma.m16n8k16 / mma.m16n8k8".) All 32 lanes call together.
 
@@ -52,8 +51,8 @@ MOXIE_DEVICE std::uint32_t to_tf32(float v) {
   return rounded;
 }
 
-/// Copies 4, 8 or 16 bytes, to which both addresses are aligned, from global to shared memory without
-/// waiting; not `valid`: zeros, and `from` is not read (but must be an address of global memory).
+/// Copies 4, 8 or 16 bytes, to which both addresses are aligned, from global to shared memory, and
+/// does not wait; not `valid`: zeros, and `from` is not read (but is an address of global memory).
 /// They are there for this thread after copy_async_wait, for others after a barrier behind that.
 template <int bytes>
 MOXIE_DEVICE void copy_async(void* to, const void* from, bool valid = true) {
