@@ -17,6 +17,28 @@ namespace {
 
 using namespace detail::device;
 
+using ExactSmall = ExactProducts<float>::Small;
+using ExactLarge = ExactProducts<float>::Large;
+using ExactDouble = ExactProducts<double>::Small;
+using TfSmall = MatrixProducts<float>::Small;
+using TfLarge = MatrixProducts<float>::Large;
+using BfSmall = MatrixProducts<bf16>::Small;
+using BfLarge = MatrixProducts<bf16>::Large;
+
+}  // namespace
+}  // namespace moxie::test
+
+TYPE_TO_STRING_AS("small exact tiles", moxie::test::ExactSmall);
+TYPE_TO_STRING_AS("large exact tiles", moxie::test::ExactLarge);
+TYPE_TO_STRING_AS("tiles of double", moxie::test::ExactDouble);
+TYPE_TO_STRING_AS("small tiles of tf32", moxie::test::TfSmall);
+TYPE_TO_STRING_AS("large tiles of tf32", moxie::test::TfLarge);
+TYPE_TO_STRING_AS("small tiles of bf16", moxie::test::BfSmall);
+TYPE_TO_STRING_AS("large tiles of bf16", moxie::test::BfLarge);
+
+namespace moxie::test {
+namespace {
+
 constexpr double unwritten = 77;
 
 struct Numbers {
@@ -183,14 +205,6 @@ void check_weights(const Work& work, std::uint64_t seed) {
   }
   CHECK(wrong == 0);
 }
-
-using ExactSmall = ExactProducts<float>::Small;
-using ExactLarge = ExactProducts<float>::Large;
-using ExactDouble = ExactProducts<double>::Small;
-using TfSmall = MatrixProducts<float>::Small;
-using TfLarge = MatrixProducts<float>::Large;
-using BfSmall = MatrixProducts<bf16>::Small;
-using BfLarge = MatrixProducts<bf16>::Large;
 
 #define SMALL_PRODUCTS ExactSmall, ExactDouble, TfSmall, BfSmall
 #define LARGE_PRODUCTS ExactLarge, TfLarge, BfLarge

@@ -189,6 +189,10 @@ class ProductTwins {
     }
   }
   template <Op op, class B, class End>
+  void fused(const Rows<B>& rows, ConstMatrix<B> w, MatrixView<T, Space> out, const End& end) {
+    separate<op>(rows, w, out, end);
+  }
+  template <Op op, class B, class End>
   void separate(const Rows<B>& rows, ConstMatrix<B> w, MatrixView<T, Space> out, const End& end) {
     fused<op>(rows, w, out, NoEnd{});
     end.whole(static_cast<B&>(*this), rows.offset, out);
