@@ -17,8 +17,13 @@
 ///   }
 ///
 /// MOXIE_DOUBLE_BACKENDS is for what float adds nothing to: gradients against differences, say.
-/// The build defines MOXIE_TEST_THRUST where it found Thrust's headers.
-#if defined(MOXIE_TEST_THRUST)
+/// The build defines MOXIE_TEST_THRUST where it found Thrust's headers. Under nvcc the backends are the GPU's, so that
+/// tests/cuda runs the same bodies there.
+#if defined(__CUDACC__)
+#include "moxie/backend/cuda.hpp"
+#define MOXIE_TEST_BACKENDS ::moxie::CudaBackend<double>, ::moxie::CudaBackend<float>
+#define MOXIE_DOUBLE_BACKENDS ::moxie::CudaBackend<double>
+#elif defined(MOXIE_TEST_THRUST)
 #include "moxie/backend/thrust_host.hpp"
 #define MOXIE_TEST_BACKENDS \
   ::moxie::CpuBackend<double>, ::moxie::CpuBackend<float>, ::moxie::ThrustHostBackend<double>
@@ -30,7 +35,10 @@
 
 TYPE_TO_STRING_AS("CpuBackend<double>", moxie::CpuBackend<double>);
 TYPE_TO_STRING_AS("CpuBackend<float>", moxie::CpuBackend<float>);
-#if defined(MOXIE_TEST_THRUST)
+#if defined(__CUDACC__)
+TYPE_TO_STRING_AS("CudaBackend<double>", moxie::CudaBackend<double>);
+TYPE_TO_STRING_AS("CudaBackend<float>", moxie::CudaBackend<float>);
+#elif defined(MOXIE_TEST_THRUST)
 TYPE_TO_STRING_AS("ThrustHostBackend<double>", moxie::ThrustHostBackend<double>);
 TYPE_TO_STRING_AS("ThrustHostBackend<float>", moxie::ThrustHostBackend<float>);
 #endif

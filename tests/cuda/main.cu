@@ -1,10 +1,11 @@
 // doctest's main for programs that need a GPU: it lists its cases anywhere, and without a device
-// ends with 77 (skipped).
+// ends with 77 (skipped), or fails where the environment has MOXIE_REQUIRE_GPU=1.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <cuda_runtime_api.h>
 #include <doctest/doctest.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string_view>
 
 int main(int argc, char** argv) {
@@ -13,8 +14,11 @@ int main(int argc, char** argv) {
   int devices = 0;
   const cudaError_t status = cudaGetDeviceCount(&devices);
   if (!lists && (status != cudaSuccess || devices == 0)) {
-    std::printf("skipped: no CUDA device (%s)\n", cudaGetErrorString(status));
-    return 77;
+    const char* required = std::getenv("MOXIE_REQUIRE_GPU");
+    const bool fails = required != nullptr && std::string_view(required) == "1";
+    std::printf("%s: no CUDA device (%s)\n", fails ? "failed, MOXIE_REQUIRE_GPU=1" : "skipped",
+                cudaGetErrorString(status));
+    return fails ? 1 : 77;
   }
   return doctest::Context(argc, argv).run();
 }
