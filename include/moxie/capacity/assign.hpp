@@ -64,6 +64,14 @@ struct PlaceSlot {
     r.row.data[a] = static_cast<std::int32_t>(row);
   }
 };
+template <Backend B, class C>
+bool reroutes(const C& capacity) {
+  if constexpr (HasReroute<C, B>) {
+    return capacity.reroutes();
+  } else {
+    return false;
+  }
+}
 }  // namespace detail
 
 /// Gives each assignment of a token choice its slot, and each kept one its row: fills r.slot,
