@@ -10,14 +10,20 @@
 #include "moxie/backend/device/kernels/flat_pass.hpp"
 #include "moxie/backend/device/kernels/flat_sums.hpp"
 #include "moxie/backend/device/kernels/layer_norm.hpp"
+#include "moxie/backend/device/kernels/row_pass.hpp"
 #include "moxie/backend/device/kernels/softmax.hpp"
 #include "moxie/backend/device/launch.hpp"
 #include "moxie/backend/device/leaf.hpp"
 #include "moxie/backend/device/portable.hpp"
+#include "moxie/ops/activate.hpp"
+#include "moxie/ops/add_rows.hpp"
 #include "moxie/ops/attention.hpp"
 #include "moxie/ops/clip_to_norm.hpp"
+#include "moxie/ops/copy_rows.hpp"
+#include "moxie/ops/fill_rows.hpp"
 #include "moxie/ops/kl_divergence.hpp"
 #include "moxie/ops/layer_norm.hpp"
+#include "moxie/ops/mean_tokens.hpp"
 #include "moxie/ops/norm.hpp"
 
 #if defined(MOXIE_KERNELS)
@@ -37,6 +43,7 @@ class NnTwins {
   using ConstMatrix = MatrixView<const T, Space>;
   using Vector = VectorView<T, Space>;
   using ConstVector = VectorView<const T, Space>;
+  using Experts = VectorView<const std::int32_t, Space>;
 
  public:
   void run(const NoOperation&) {}
@@ -126,6 +133,50 @@ class NnTwins {
                 mean_factor<T>(factor, p.rows));
   }
 
+  template <class A>
+  void run(const Activate<A>&, ConstMatrix pre, Matrix act) {
+    launch_pass(act.rows, act.cols, packs(pre) && packs(act),
+                ActivationPass<T, Space, A>{{}, {}, pre, nullptr, act});
+  }
+  template <class A>
+  void run(const BiasActivation<A>&, ConstMatrix bias, Experts offset, Matrix pre, Matrix act,
+           bool keep_pre) {
+    launch_pass(pre.rows, pre.cols, packs(bias) && packs(pre) && packs(act),
+                ActivationPass<T, Space, A>{bias, offset, pre, keep_pre ? pre.data : nullptr, act});
+  }
+  template <class A>
+  void run(const ActivationBackward<A>&, Experts offset, ConstMatrix pre, Matrix d) {
+    launch_pass(pre.rows, pre.cols, packs(pre) && packs(d),
+                DerivativePass<T, Space, A>{offset, pre, d});
+  }
+  void run(const AddRows&, ConstMatrix a, ConstMatrix b, Matrix out) {
+    launch_pass(out.rows, out.cols, packs(a) && packs(b) && packs(out), AddPass<T, Space>{a, b, out});
+  }
+  void run(const AddVector&, ConstMatrix in, ConstVector add, Matrix out) {
+    const ConstMatrix all(add.data, in.rows, in.cols, 0);  // one row stands for all
+    launch_pass(out.rows, out.cols, packs(in) && packs(all) && packs(out),
+                AddPass<T, Space>{in, all, out});
+  }
+  void run(const CopyRows&, ConstMatrix in, Matrix out) {
+    const ConstMatrix all(in.data, out.rows, in.cols, in.rows == 1 ? 0 : in.stride);
+    launch_pass(out.rows, out.cols, packs(all) && packs(out), CopyPass<T, Space>{all, out});
+  }
+  void run(const FillRows&, T value, Matrix out) {
+    launch_pass(out.rows, out.cols, packs(out), FillPass<T, Space>{value, out});
+  }
+  void run(const MeanTokens&, ConstMatrix x, Matrix y) {
+    if (y.cols == 0) return;
+    const Index tokens = x.cols / y.cols;
+    launch_pass(y.rows, y.cols, packs(x) && packs(y),
+                MeanTokensPass<T, Space>{x, y, tokens, T(1) / static_cast<T>(tokens)});
+  }
+  void run(const MeanTokensBackward&, ConstMatrix dy, Matrix dx) {
+    if (dy.cols == 0) return;
+    const Index tokens = dx.cols / dy.cols;
+    launch_pass(dx.rows * tokens, dy.cols, packs(dy) && packs(dx),
+                SpreadTokensPass<T, Space>{dy, dx, tokens, T(1) / static_cast<T>(tokens)});
+  }
+
   void run(const AdamWUpdate&, Vector values, ConstVector gradients, Vector first, Vector second,
            const AdamWFactors<T>& factors) {
     launch_flat(values.size,
@@ -200,6 +251,21 @@ class NnTwins {
   void launch_rows(Index rows, void (*kernel)(P...), std::type_identity_t<P>... arguments) {
     self().leaf().launch({.blocks = blocks_of(rows, strip_rows), .threads = strip_threads}, kernel,
                          arguments...);
+  }
+  /// In packs if `packed`, a quarter as many threads as accesses a row, so that each has some.
+  template <class Pass>
+  void launch_pass(Index rows, Index cols, bool packed, const Pass& pass) {
+    const Index count = packed ? cols / pack_width<T> : cols;
+    int log_lanes = 0;
+    while ((1 << log_lanes) < row_pass_threads && (Index{4} << log_lanes) < count) ++log_lanes;
+    const Index blocks = count > 0 ? blocks_of(rows, row_pass_threads >> log_lanes) : 0;
+    const Launch shape{.blocks = blocks, .threads = row_pass_threads};
+    const int accesses = static_cast<int>(count);
+    if (packed) {
+      self().leaf().launch(shape, row_pass<pack_width<T>, Pass>, pass, rows, accesses, log_lanes);
+    } else {
+      self().leaf().launch(shape, row_pass<1, Pass>, pass, rows, accesses, log_lanes);
+    }
   }
   template <class Pass>
   void launch_flat(Index size, FlatPacks packed, const Pass& pass) {
