@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <deque>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,17 +41,16 @@ class AsyncCopies {
     std::vector<Copy> due;
     {
       const Quiet quiet;
-      for (; groups_.size() > pending; groups_.pop_front()) {
-        due.insert(due.end(), groups_.front().begin(), groups_.front().end());
+      if (groups_.size() <= pending) return;
+      const auto last = groups_.end() - static_cast<std::ptrdiff_t>(pending);
+      for (auto group = groups_.begin(); group != last; ++group) {
+        due.insert(due.end(), group->begin(), group->end());
       }
+      groups_.erase(groups_.begin(), last);
     }
     for (const Copy& c : due) arrive(c);
     const Quiet quiet;
     due = {};
-  }
-  void clear() {
-    open_.clear();
-    groups_.clear();
   }
 
  private:
@@ -70,7 +68,7 @@ class AsyncCopies {
   }
 
   std::vector<Copy> open_;
-  std::deque<std::vector<Copy>> groups_;
+  std::vector<std::vector<Copy>> groups_;
 };
 
 }  // namespace moxie::emulator

@@ -47,10 +47,9 @@ struct WarpCall {
     std::memcpy(values[lane].bytes, &value, sizeof value);
     arrived |= 1U << lane;
   }
-  /// What `lane` brought. @throws Error if it takes no part in the call.
+  /// What `lane` brought; to be called quietly. @throws Error if it takes no part in the call.
   template <class V>
   V value(unsigned lane) const {
-    const Quiet quiet;
     if ((mask >> lane & 1U) == 0) {
       throw Error(described(name, mask, place)
                       .append(" reads lane ")
