@@ -75,10 +75,10 @@ Case drawn(Case c, Draw& draw, double spread, Index masked_of = 0) {
 TEST_CASE_TEMPLATE("selection kernels: each expert's tokens are those of the generic form, ties to the lower", T,
                    float, double) {
   Draw draw(41);
-  for (const Index group : {1, 2, 31, 196, 300})
-    for (const Index count : {Index{1}, Index{3}, Index{33}, group, group + 5})
+  for (const Index group : {1, 31, 196})
+    for (const Index count : {Index{1}, Index{12}, group + 5})
       check_taken<T>(drawn({.group = group, .groups = 2, .experts = 2, .count = count}, draw,
-                           count == 3 ? 0.3 : 20));
+                           count == 12 ? 0.3 : 20));
 }
 
 TEST_CASE_TEMPLATE("selection kernels: masked tokens and scores that must be positive", T, float, double) {
@@ -93,8 +93,8 @@ TEST_CASE_TEMPLATE("selection kernels: masked tokens and scores that must be pos
 TEST_CASE_TEMPLATE("selection kernels: all scores equal, zeros of both signs, infinities and the smallest differences",
                    T, float, double) {
   constexpr double inf = std::numeric_limits<double>::infinity();
-  check_taken<T>({.group = 600, .groups = 1, .experts = 1, .count = 300,
-                  .scores = std::vector<double>(600, 0.5)});
+  check_taken<T>({.group = 300, .groups = 1, .experts = 1, .count = 60,
+                  .scores = std::vector<double>(300, 0.5)});
   Case zeros{.group = 40, .groups = 1, .experts = 1, .count = 25};
   Case infinite = zeros;
   Case near = zeros;

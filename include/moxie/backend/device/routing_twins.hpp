@@ -12,6 +12,7 @@
 #include "moxie/backend/device/kernels/combine_rows.hpp"
 #include "moxie/backend/device/kernels/largest_tokens.hpp"
 #include "moxie/backend/device/kernels/sinkhorn.hpp"
+#include "moxie/backend/device/kernels/sinkhorn_backward.hpp"
 #include "moxie/backend/device/kernels/softmax_top_k.hpp"
 #include "moxie/ops/gather_rows.hpp"
 #include "moxie/ops/softmax_top_k.hpp"
@@ -92,6 +93,20 @@ class RoutingTwins {
       return Sinkhorn::generic(self(), logits, mask, options, memory, plan);
     launch(logits.rows / options.group, sinkhorn_threads, static_cast<Index>(shared),
            sinkhorn_groups<B>, logits, mask, options, plan);
+  }
+
+  template <class B>
+  void run(const SinkhornBackward&, MatrixView<const T, Space> plan,
+           MatrixView<const T, Space> d_plan, Index group, double epsilon,
+           const SinkhornBackwardMemory<B>& memory, MatrixView<T, Space> d_logits) {
+    if (plan.rows == 0) return;
+    const std::size_t shared = sinkhorn_solve_bytes<T>(plan.cols);
+    if (shared > sinkhorn_solve_most_bytes)
+      return SinkhornBackward::generic(self(), plan, d_plan, group, epsilon, memory, d_logits);
+    launch(plan.rows / group, sinkhorn_solve_threads, static_cast<Index>(shared), sinkhorn_solve<B>,
+           plan, d_plan, group, memory.shift);
+    self().for_each(plan.rows, SinkhornLogits<B>{plan, d_plan, group, static_cast<T>(epsilon),
+                                                 memory, d_logits});
   }
 
   template <class B>
