@@ -10,8 +10,8 @@
 #include "moxie/core/bf16.hpp"
 #include "support/emulator/emulated_leaf.hpp"
 
-/// The kernels of products of experts alone, each with its tiles. All numbers are small multiples of
-/// powers of two, so that every sum is exact in any order and results are compared for equality.
+/// The kernels of products of experts alone, each with its tiles. All numbers are small multiples
+/// of powers of two, so that every sum is exact in any order and results are compared for equality.
 namespace moxie::test {
 namespace {
 
@@ -288,8 +288,8 @@ TEST_CASE("grouped_product: factors of tf32 are rounded, ties away from zero") {
   leaf.launch({.threads = TfSmall::threads,
                .shared_bytes = grouped_product_bytes<TfSmall, Op::none>(1)},
               grouped_product<TfSmall, Op::none, float, StoreEnd<float, float>>,
-              GatheredRows<float, float>{Strided<const float>(x.data(), 1, false), nullptr, nullptr},
-              1, offset.data(), 1, Strided<const float>(w.data(), 1, false), 1,
+              GatheredRows<float, float>{Strided<const float>(x.data(), 1, false)}, 1,
+              offset.data(), 1, Strided<const float>(w.data(), 1, false), 1,
               StoreEnd<float, float>{{}, Strided<float>(out.data(), 1, false)});
   CHECK(out == std::vector<float>{1 + 1.0F / 1024, -1 - 1.0F / 1024, 1, 3});
 }
@@ -305,8 +305,8 @@ TEST_CASE("grouped_product: sums in bf16 storage are rounded once, at the end") 
   leaf.launch({.threads = BfSmall::threads,
                .shared_bytes = grouped_product_bytes<BfSmall, Op::transpose>(1)},
               grouped_product<BfSmall, Op::transpose, float, StoreEnd<float, bf16>>,
-              GatheredRows<bf16, float>{Strided<const bf16>(x.data(), 3, false), nullptr, nullptr},
-              3, offset.data(), 1, Strided<const bf16>(w.data(), 3, false), 1,
+              GatheredRows<bf16, float>{Strided<const bf16>(x.data(), 3, false)}, 3,
+              offset.data(), 1, Strided<const bf16>(w.data(), 3, false), 1,
               StoreEnd<float, bf16>{Strided<const float>(bias.data(), 1, false),
                                     Strided<bf16>(out.data(), 1, false)});
   CHECK(static_cast<float>(out[0]) == 260);  // 259.5

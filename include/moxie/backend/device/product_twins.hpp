@@ -40,8 +40,8 @@ struct MatrixProducts {
 };
 
 /// Kernels of products of experts. See Twins. They run where the leaf has no grouped products of
-/// its own (GroupedLeaf), and as the twin of ExpertProduct, which does its end while the sums are in
-/// registers. Products of float are exact, or, if the leaf's `options().tf32` is true, those of tf32.
+/// its own (GroupedLeaf), and as the twin of ExpertProduct, which does its end while the sums are
+/// in registers. Floats are multiplied exactly, or as tf32 if the leaf's `options().tf32` is true.
 template <class T, KernelLeaf L>
 class ProductTwins {
   using Space = typename L::Space;
@@ -150,8 +150,9 @@ class ProductTwins {
           {.blocks = most < resident ? most : resident,
            .threads = Product::threads,
            .shared_bytes = bytes},
-          grouped_product<Product, op, T, End>, gathered(rows), static_cast<int>(rows.x.cols), rows.offset.data,
-          static_cast<int>(experts), Strided<const T>(w), static_cast<int>(cols), end);
+          grouped_product<Product, op, T, End>, gathered(rows), static_cast<int>(rows.x.cols),
+          rows.offset.data, static_cast<int>(experts), Strided<const T>(w),
+          static_cast<int>(cols), end);
     };
     with_product(at_most, launch);
   }

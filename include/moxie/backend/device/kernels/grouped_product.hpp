@@ -12,7 +12,7 @@
 /// without waiting, so they can be captured in a graph. Rows are gathered while they are loaded. An
 /// element of a result is one sum in a fixed order of one block: the same bits every time.
 ///
-/// `Product` (SimtProduct, MmaProduct) says how a block multiplies two tiles, and how large they are.
+/// `Product` (SimtProduct, MmaProduct) says how a block multiplies two tiles, and of what size.
 namespace moxie::detail::device {
 
 /// core/rows.hpp as kernels read it: row r is scale[r] * x[index[r]].
@@ -71,8 +71,8 @@ MOXIE_DEVICE int expert_of_tile(const int* first, int experts, int tile) {
   return low;
 }
 
-/// Bytes of shared memory of `grouped_product`: the buffers of both factors, the sources of a tile's
-/// rows, and where the tiles of each expert begin.
+/// Bytes of shared memory of `grouped_product`: the buffers of both factors, the sources of the
+/// rows of a tile, and where the tiles of each expert begin.
 template <class Product, Op op>
 constexpr std::size_t grouped_product_bytes(Index experts) {
   using T = typename Product::Element;
@@ -83,7 +83,7 @@ constexpr std::size_t grouped_product_bytes(Index experts) {
          sizeof(std::int32_t) * static_cast<std::size_t>(Product::rows + experts + 1);
 }
 
-/// end(row r of out) of rows(r, :) op(w_e) for each row r of each expert e. w: [E * inner, cols], or
+/// `end` of the sums rows(r, :) op(w_e) for each row r of each expert e. w: [E * inner, cols], or
 /// [E * cols, inner] for Op::transpose. Any number of blocks.
 template <class Product, Op op, class Scalar, class End>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_processor)
@@ -192,8 +192,8 @@ class RowsAhead {
   Scalar factor_ = 1;
 };
 
-/// dw_e += sum over the rows r of e of x(r, :)^T dy(r, :). dw: [E * height, cols]; x: `height` wide,
-/// dy: `cols` wide. A block for each tile of dw.
+/// dw_e += sum over the rows r of e of x(r, :)^T dy(r, :). x: `height` wide; dy: `cols` wide;
+/// dw: [E * height, cols]. A block for each tile of dw.
 template <class Product>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_processor)
     grouped_weights(GatheredRows<typename Product::Element, typename Product::Sum> x,

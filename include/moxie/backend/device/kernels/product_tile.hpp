@@ -7,8 +7,8 @@
 #include "moxie/backend/device/portable.hpp"
 #include "moxie/core/view.hpp"
 
-/// How tiles of matrices come into shared memory, and how a block multiplies one pair of tiles while
-/// the next are on their way.
+/// How tiles of matrices come into shared memory, and how a block multiplies one pair of tiles
+/// while the next are on their way.
 #if defined(MOXIE_KERNELS)
 
 namespace moxie::detail::device {
