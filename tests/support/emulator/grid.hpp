@@ -14,6 +14,13 @@
 
 namespace moxie::emulator {
 
+/// What the blocks of all kernels sit on: one for each kernel would be more fibers than
+/// ThreadSanitizer takes.
+inline auto& kept_seats() {
+  static thread_local std::array<Seats, under_tsan ? 4 : 1> seats;
+  return seats;
+}
+
 /// Runs a kernel: its blocks one after the other, in an order that the seed draws, as it draws the
 /// order of their threads. Blocks are not ordered to each other: what two of them write to the same
 /// place without an atomic operation is a race. ThreadSanitizer sees it unless both took the same
@@ -22,7 +29,7 @@ namespace moxie::emulator {
 template <class... P>
 void run_grid(const Block::Shape& shape, std::uint64_t seed, void (*kernel)(P...),
               std::type_identity_t<P>... arguments) {
-  static thread_local std::array<Seats, under_tsan ? 4 : 1> seats;
+  auto& seats = kept_seats();
   const Quiet quiet;
   const std::function<void()> body = [&] { kernel(arguments...); };
   std::mt19937_64 random(seed);
