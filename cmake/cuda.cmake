@@ -26,6 +26,7 @@ set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
 set(moxie_cuda_programs TRUE)
+add_custom_target(gpu_programs)  # what scripts/gpu_check needs
 
 target_compile_options(moxie_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
 if(MOXIE_WERROR)
