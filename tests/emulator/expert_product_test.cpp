@@ -251,6 +251,54 @@ TEST_CASE_TEMPLATE("DeviceBackend's grouped products run as kernels where the le
   CHECK(b.leaf().launches() == 2);
 }
 
+TEST_CASE_TEMPLATE("ExpertProduct on a device: a strided product of as many rows each", B,
+                   EmulatedBackend<float>) {
+  constexpr Index experts = 3, each = 4, in = 7, out = 5, n = experts * each;
+  B b;
+  Parameters<B> parameters(b);
+  ParameterEntry entry;
+  entry.name = "w";
+  entry.shape = {experts, in, out};
+  entry.expert_axis = true;
+  ExpertWeights<B> w;
+  w.id = parameters.add(entry);
+  parameters.initialize(1);
+  const Buffer<float, B> x(b, numbers<float>(n * (in + 2), 1));
+  const Buffer<float, B> dy(b, numbers<float>(n * (out + 1), 2));
+  const Buffer<float, B> bias(b, numbers<float>(experts * out, 3));
+  const Buffer<std::int32_t, B> offset(b, {0, 4, 8, 12});
+  Rows<B> rows{x.view(n, in, in + 2), {}, {}, offset.view(), n};
+  Rows<B> dy_rows{dy.view(n, out, out + 1), {}, {}, offset.view(), n};
+
+  std::vector<float> act[2], dx[2], dw[2];
+  for (const int even : {0, 1}) {
+    rows.each = dy_rows.each = even * each;
+    const Buffer<float, B> pre_buffer(b, n * out, 0.0F), act_buffer(b, n * out, 0.0F);
+    const Buffer<float, B> dx_buffer(b, n * in, 0.0F), dw_buffer(b, experts * in * out, 0.5F);
+    const std::uint64_t launches = b.leaf().launches();
+    expert_product(b, parameters, w, ExpertMemory<B>{}, rows, Op::none, pre_buffer.view(n, out),
+                   BiasActivationEnd<B, Relu>{bias.view(experts, out), pre_buffer.view(n, out),
+                                              act_buffer.view(n, out), true});
+    expert_product(b, parameters, w, ExpertMemory<B>{}, dy_rows, Op::transpose,
+                   dx_buffer.view(n, in), NoEnd{});
+    expert_weights_product(b, ExpertMemory<B>{}, rows, dy_rows, dw_buffer.view(experts * in, out));
+    if (even == 0) CHECK(b.leaf().launches() == launches + 3);
+    act[even] = act_buffer.to_vector();
+    dx[even] = dx_buffer.to_vector();
+    dw[even] = dw_buffer.to_vector();
+  }
+  CHECK(largest_error(act[1], in_double(act[0])) <= tolerance<B>);
+  CHECK(largest_error(dx[1], in_double(dx[0])) <= tolerance<B>);
+  CHECK(largest_error(dw[1], in_double(dw[0])) <= tolerance<B>);
+
+  rows.each = 5;
+  CHECK(message_of<shape_error>([&] {
+          b.grouped_gemm(rows, Op::none, parameters.value(w.id), Matrix<B>(nullptr, n, out));
+        }) ==
+        "moxie::DeviceBackend::grouped_gemm: 5 rows of each of 3 experts, expected at most 12 "
+        "together (rows.rows)");
+}
+
 TEST_CASE_TEMPLATE("ExpertProduct on a device: refusals name the shapes", B,
                    EmulatedBackend<float>) {
   Layer<B> layer;

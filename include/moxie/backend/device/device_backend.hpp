@@ -119,9 +119,17 @@ class DeviceBackend : public detail::device::Twins<T, L> {
     }
   }
 
+  /// One strided product of the leaf where each expert has as many rows, and they lie as they are
+  /// read.
   void grouped_gemm(const Rows<DeviceBackend>& rows, Op op, ConstMatrix<DeviceBackend> w,
                     Matrix<DeviceBackend> out) {
     detail::device::require_grouped(rows, op, w, out);
+    if (detail::device::even(rows)) {
+      const Index height = w.rows / rows.experts();  // of an expert's matrix
+      products(Op::none, op, T(1), rows.x.top(rows.each), rows.each * rows.x.stride, w.top(height),
+               height * w.stride, T(0), out.top(rows.each), rows.each * out.stride, rows.experts());
+      return;
+    }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
       leaf_.grouped_gemm(rows, op, w, out);
     } else if constexpr (requires { this->product(rows, op, w, out); }) {
@@ -135,6 +143,13 @@ class DeviceBackend : public detail::device::Twins<T, L> {
   void grouped_gemm_weights(const Rows<DeviceBackend>& rows, const Rows<DeviceBackend>& dy,
                             Matrix<DeviceBackend> dw) {
     detail::device::require_grouped_weights(rows, dy, dw);
+    if (detail::device::even(rows) && detail::device::even(dy)) {
+      const Index height = rows.x.cols;  // of an expert's matrix
+      products(Op::transpose, Op::none, T(1), rows.x.top(rows.each), rows.each * rows.x.stride,
+               dy.x.top(rows.each), rows.each * dy.x.stride, T(1), dw.top(height),
+               height * dw.stride, rows.experts());
+      return;
+    }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
       leaf_.grouped_gemm_weights(rows, dy, dw);
     } else if constexpr (requires { this->weights_product(rows, dy, dw); }) {

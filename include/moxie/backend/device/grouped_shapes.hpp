@@ -6,6 +6,12 @@
 
 namespace moxie::detail::device {
 
+/// Whether the rows of the experts are matrices of one shape, at regular distances in memory.
+template <class B>
+bool even(const Rows<B>& rows) {
+  return rows.each > 0 && rows.experts() > 0 && !rows.index && !rows.scale;
+}
+
 /// @throws shape_error unless the arguments are those of Backend::grouped_gemm
 template <class B>
 void require_grouped(const Rows<B>& rows, Op op, const ConstMatrix<B>& w,
@@ -21,6 +27,10 @@ void require_grouped(const Rows<B>& rows, Op op, const ConstMatrix<B>& w,
   if (out.rows < rows.rows) {
     throw_shape("moxie::DeviceBackend::grouped_gemm: out has ", out.rows,
                 " rows, expected at least ", rows.rows, " (rows.rows)");
+  }
+  if (rows.each * experts > rows.rows) {
+    throw_shape("moxie::DeviceBackend::grouped_gemm: ", rows.each, " rows of each of ", experts,
+                " experts, expected at most ", rows.rows, " together (rows.rows)");
   }
 }
 

@@ -114,7 +114,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_proces
     for (int i = static_cast<int>(threadIdx.x); i < Product::rows; i += Product::threads) {
       sources[i] = row + i < last ? rows.source(row + i) : -1;
     }
-    __syncthreads();
+    __syncthreads();  // sources are there, and the buffers of the tile before are free
 
     Product product;
     const Strided<const T> w_e{w.row(Index{e} * (across ? inner : cols)), w.stride, w.aligned};

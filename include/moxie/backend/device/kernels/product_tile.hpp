@@ -109,8 +109,8 @@ MOXIE_DEVICE void load_tile(T* to, const Strided<const T>& from, int col, int co
 }
 
 /// use(step's buffer) for each step in order, while up to Stages - 1 later steps are loaded by
-/// load(step, its buffer), which is called by all threads and for one step after the other. On
-/// return all threads are done with all buffers.
+/// load(step, its buffer), which is called by all threads and for one step after the other. After
+/// the next barrier all threads are done with all buffers.
 template <int Stages, class Load, class Use>
 MOXIE_DEVICE void pipeline(int steps, const Load& load, const Use& use) {
   for (int s = 0; s < Stages - 1; ++s) {
@@ -126,7 +126,6 @@ MOXIE_DEVICE void pipeline(int steps, const Load& load, const Use& use) {
     use(step % Stages);
   }
   copy_async_wait<0>();
-  __syncthreads();
 }
 
 }  // namespace moxie::detail::device
