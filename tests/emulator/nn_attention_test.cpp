@@ -71,7 +71,8 @@ struct Fixture {
   Out<T> dv() { return dkv.view().columns(columns, columns); }
   void forward() { attention(backend, shape, q.read(), k(), v(), memory, o.view()); }
   void backward() {
-    attention_backward(backend, shape, q.read(), k(), v(), d_o.read(), memory, dq.view(), dk(), dv());
+    attention_backward(backend, shape, q.read(), k(), v(), d_o.read(), memory, dq.view(), dk(),
+                       dv());
   }
   void run_generic() {
     Attention::generic(backend, shape, q.read(), k(), v(), memory, o.view());
@@ -138,7 +139,8 @@ TEST_CASE_TEMPLATE("nn kernels: attention and its gradients equal the generic fo
 }
 
 TEST_CASE("nn kernels: gradients of attention equal central differences") {
-  const AttentionShape s{.images = 1, .queries = 4, .keys = 6, .heads = 2, .width = 3, .scale = 0.7};
+  const AttentionShape s{
+      .images = 1, .queries = 4, .keys = 6, .heads = 2, .width = 3, .scale = 0.7};
   Fixture<double> at(s, 1);
   at.forward();
   at.backward();
@@ -201,13 +203,15 @@ TEST_CASE("nn kernels: attention has the same bits in any schedule and any batch
   CHECK(rows(other.dkv, 70) == rows(one.dkv, 70));
 }
 
-TEST_CASE("nn kernels: attention over large scores neither overflows nor loses a peak that comes late") {
+TEST_CASE(
+    "nn kernels: attention over large scores neither overflows nor loses a peak that comes late") {
   AttentionShape s{.images = 1, .queries = 2, .keys = 150, .heads = 1, .width = 2, .scale = 1};
   Fixture<float> f(s, 1);
   for (Index i = 0; i < 2; ++i)
     for (Index c = 0; c < 2; ++c) f.q(i, c) = i == 0 ? 100.0F : -100.0F;
   for (Index j = 0; j < 150; ++j)
-    for (Index c = 0; c < 4; ++c) f.kv(j, c) = c < 2 ? static_cast<float>(j) : static_cast<float>(j * c);
+    for (Index c = 0; c < 4; ++c)
+      f.kv(j, c) = c < 2 ? static_cast<float>(j) : static_cast<float>(j * c);
   f.forward();  // scores 200 j and -200 j: the last key wins, and the first one
   CHECK(f.o(0, 0) == doctest::Approx(149 * 2));
   CHECK(f.o(0, 1) == doctest::Approx(149 * 3));
@@ -217,7 +221,8 @@ TEST_CASE("nn kernels: attention over large scores neither overflows nor loses a
   CHECK(f.o(0, 0) != f.o(0, 0));
 }
 
-TEST_CASE("nn kernels: attention keeps no matrix of weights, and wide heads take the generic form") {
+TEST_CASE(
+    "nn kernels: attention keeps no matrix of weights, and wide heads take the generic form") {
   const AttentionShape s{
       .images = 2, .queries = 60, .keys = 60, .heads = 2, .width = 16, .scale = 0.25};
   const std::size_t weights = 2 * 2 * 60 * 60 * sizeof(float);

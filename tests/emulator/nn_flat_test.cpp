@@ -1,5 +1,5 @@
-// Kernels of optimizers, norms and sums over rows against the generic forms, bit for bit: each element
-// has one formula, and each sum one order.
+// Kernels of optimizers, norms and sums over rows against the generic forms, bit for bit: each
+// element has one formula, and each sum one order.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -36,11 +36,14 @@ template <class T>
 class Piece {
  public:
   Piece(Index first, Index size, std::uint64_t seed)
-      : first_(first), size_(size), memory_(host_, static_cast<std::size_t>(first + size + 1) * sizeof(T)) {
+      : first_(first),
+        size_(size),
+        memory_(host_, static_cast<std::size_t>(first + size + 1) * sizeof(T)) {
     const std::vector<double> values = test::normals(size, seed);
     all()[first + size] = mark;
     for (Index i = 0; i < first; ++i) all()[i] = mark;
-    for (Index i = 0; i < size; ++i) view()[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
+    for (Index i = 0; i < size; ++i)
+      view()[i] = static_cast<T>(values[static_cast<std::size_t>(i)]);
   }
   VectorView<T> view() { return {all() + first_, size_}; }
   VectorView<const T> read() { return view(); }
@@ -67,8 +70,8 @@ struct Place {
 };
 // Aligned, a lead before the first pack, no common alignment, less than a pack, nothing, and more
 // packs than threads: 3 multiprocessors with 8 blocks of 256 threads.
-const std::vector<Place> places{{0, 0, 64}, {1, 1, 71},  {3, 3, 1000}, {0, 1, 50},
-                                {2, 2, 1},  {0, 0, 0}, {5, 5, 30000}};
+const std::vector<Place> places{{0, 0, 64}, {1, 1, 71}, {3, 3, 1000}, {0, 1, 50},
+                                {2, 2, 1},  {0, 0, 0},  {5, 5, 30000}};
 
 template <class T>
 constexpr AdamWFactors<T> adam_factors{.learning_rate = T(0.1),
@@ -124,8 +127,8 @@ TEST_CASE_TEMPLATE("nn kernels: SGD has the bits of the generic form wherever th
   }
 }
 
-TEST_CASE_TEMPLATE("nn kernels: the squared norm has the bits of the generic form, and clips", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("nn kernels: the squared norm has the bits of the generic form, and clips", T,
+                   float, double) {
   for (const Index size : {0, 1, 5, 1023, 1024, 1025, 40000}) {
     CAPTURE(size);
     auto b = emulated<T>(3);
@@ -181,9 +184,9 @@ TEST_CASE_TEMPLATE("nn kernels: column sums have the bits of sums by chunks of 2
   struct Size {
     Index rows, cols;
   };
-  for (const auto& [rows, cols] :
-       {Size{1, 1}, Size{3, 5}, Size{256, 8}, Size{257, 33}, Size{700, 70}, Size{600, 3},
-        Size{66000, 1}, Size{0, 4}, Size{4, 0}}) {
+  for (const Size& size : {Size{1, 1}, Size{3, 5}, Size{256, 8}, Size{257, 33}, Size{700, 70},
+                           Size{600, 3}, Size{66000, 1}, Size{0, 4}, Size{4, 0}}) {
+    const Index rows = size.rows, cols = size.cols;
     CAPTURE(rows);
     CAPTURE(cols);
     NnMatrix<T> x(rows, cols, 2, 1);

@@ -1,5 +1,5 @@
-// Kernels of element-wise passes over rows against the generic forms, bit for bit, in packs of 16 bytes
-// and element by element.
+// Kernels of element-wise passes over rows against the generic forms, bit for bit, in packs of 16
+// bytes and element by element.
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -39,15 +39,18 @@ static_assert(twins<float> && twins<double>);
 struct Size {
   Index rows, cols, gap;
 };
-// In packs with and without gaps, a width and a gap that leave none, one lane and all lanes a row, nothing.
-const std::vector<Size> sizes{{1, 4, 0},  {300, 8, 4}, {9, 64, 8},  {5, 7, 1},
+// In packs with and without gaps, a width and a gap that leave none, one lane and all lanes a row,
+// nothing.
+const std::vector<Size> sizes{{1, 4, 0},  {300, 8, 4},  {9, 64, 8},   {5, 7, 1},
                               {7, 16, 3}, {3, 1200, 0}, {2, 2100, 1}, {0, 4, 0}};
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("nn kernels: activations with and without bias have the bits of the generic forms", T,
-                   float, double) {
-  for (const auto& [rows, cols, gap] : sizes) {
+TEST_CASE_TEMPLATE(
+    "nn kernels: activations with and without bias have the bits of the generic forms", T, float,
+    double) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols, gap = size.gap;
     CAPTURE(rows);
     CAPTURE(cols);
     auto b = emulated<T>(1);
@@ -68,7 +71,8 @@ TEST_CASE_TEMPLATE("nn kernels: activations with and without bias have the bits 
     for (const auto& experts : {none, offset}) {
       const In<T> biases = experts ? bias.read() : bias.read().top(1);
       for (const bool keep : {false, true}) {
-        BiasActivation<Gelu>::generic(b, biases, experts, pre_expected.view(), expected.view(), keep);
+        BiasActivation<Gelu>::generic(b, biases, experts, pre_expected.view(), expected.view(),
+                                      keep);
         bias_activation<Gelu>(b, biases, experts, pre.view(), act.view(), keep);
         CHECK(act.dense() == expected.dense());
         CHECK(pre.dense() == pre_expected.dense());
@@ -90,9 +94,10 @@ TEST_CASE_TEMPLATE("nn kernels: activations with and without bias have the bits 
   }
 }
 
-TEST_CASE_TEMPLATE("nn kernels: sums, copies and fills of rows have the bits of the generic forms", T,
-                   float, double) {
-  for (const auto& [rows, cols, gap] : sizes) {
+TEST_CASE_TEMPLATE("nn kernels: sums, copies and fills of rows have the bits of the generic forms",
+                   T, float, double) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols, gap = size.gap;
     CAPTURE(rows);
     CAPTURE(cols);
     auto b = emulated<T>(2);
@@ -124,13 +129,14 @@ TEST_CASE_TEMPLATE("nn kernels: sums, copies and fills of rows have the bits of 
   }
 }
 
-TEST_CASE_TEMPLATE("nn kernels: means over tokens and their adjoint have the bits of the generic forms",
-                   T, float, double) {
+TEST_CASE_TEMPLATE(
+    "nn kernels: means over tokens and their adjoint have the bits of the generic forms", T, float,
+    double) {
   struct Case {
     Index images, tokens, width, gap;
   };
-  for (const auto& [images, tokens, width, gap] :
-       {Case{3, 5, 8, 4}, Case{2, 7, 19, 0}, Case{1, 1, 1, 1}, Case{2, 3, 4, 1}}) {
+  for (const Case& at : {Case{3, 5, 8, 4}, Case{2, 7, 19, 0}, Case{1, 1, 1, 1}, Case{2, 3, 4, 1}}) {
+    const Index images = at.images, tokens = at.tokens, width = at.width, gap = at.gap;
     CAPTURE(width);
     auto b = emulated<T>(3);
     NnMatrix<T> x(images, tokens * width, gap, 1), y(images, width, gap, 0),

@@ -36,15 +36,17 @@ static_assert(twins<float> && twins<double>);
 struct Size {
   Index rows, cols;
 };
-// One column, less and more than a strip of lanes, each count of registers a lane may hold, and more.
+// One column, less and more than a strip of lanes, each count of registers a lane may hold, and
+// more.
 const std::vector<Size> sizes{{1, 1},   {3, 7},   {17, 16},  {33, 50}, {16, 128},
                               {2, 129}, {5, 384}, {18, 385}, {0, 4}};
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("nn kernels: layer norm has the bits of the generic form, in place too", T, float,
-                   double) {
-  for (const auto& [rows, cols] : sizes) {
+TEST_CASE_TEMPLATE("nn kernels: layer norm has the bits of the generic form, in place too", T,
+                   float, double) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols;
     CAPTURE(cols);
     for (const std::uint64_t seed : {0U, 1U}) {
       auto b = emulated<T>(seed);
@@ -69,10 +71,12 @@ TEST_CASE_TEMPLATE("nn kernels: layer norm has the bits of the generic form, in 
 
 TEST_CASE_TEMPLATE("nn kernels: the backward of layer norm has the bits of the generic form", T,
                    float, double) {
-  for (const auto& [rows, cols] : sizes) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols;
     CAPTURE(cols);
     auto b = emulated<T>(3);
-    NnMatrix<T> x(rows, cols, 3, 1), y(rows, cols, 0, 0), scale(1, cols, 0, 2), stats(rows, 2, 0, 0);
+    NnMatrix<T> x(rows, cols, 3, 1), y(rows, cols, 0, 0), scale(1, cols, 0, 2),
+        stats(rows, 2, 0, 0);
     NnMatrix<T> dy(rows, cols, 1, 4), beside(rows, cols, 2, 5), dx(rows, cols, 4, 0),
         expected(rows, cols, 0, 0);
     layer_norm_rows(b, x.read(), scale.read_row(), scale.read_row(), 1e-6, y.view(), stats.view());
@@ -90,9 +94,10 @@ TEST_CASE_TEMPLATE("nn kernels: the backward of layer norm has the bits of the g
   }
 }
 
-TEST_CASE_TEMPLATE("nn kernels: softmax and its backward have the bits of the generic form", T, float,
-                   double) {
-  for (const auto& [rows, cols] : sizes) {
+TEST_CASE_TEMPLATE("nn kernels: softmax and its backward have the bits of the generic form", T,
+                   float, double) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols;
     CAPTURE(cols);
     auto b = emulated<T>(5);
     NnMatrix<T> x(rows, cols, 3, 1), p(rows, cols, 2, 0), expected(rows, cols, 0, 0);
@@ -134,7 +139,8 @@ TEST_CASE_TEMPLATE("nn kernels: softmax of extreme rows", T, float, double) {
 }
 
 TEST_CASE_TEMPLATE("nn kernels: losses have the bits of the generic forms", T, float, double) {
-  for (const auto& [rows, cols] : sizes) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols;
     if (cols > 200) continue;
     CAPTURE(cols);
     auto b = emulated<T>(7);

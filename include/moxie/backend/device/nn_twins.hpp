@@ -150,7 +150,8 @@ class NnTwins {
                 DerivativePass<T, Space, A>{offset, pre, d});
   }
   void run(const AddRows&, ConstMatrix a, ConstMatrix b, Matrix out) {
-    launch_pass(out.rows, out.cols, packs(a) && packs(b) && packs(out), AddPass<T, Space>{a, b, out});
+    launch_pass(out.rows, out.cols, packs(a) && packs(b) && packs(out),
+                AddPass<T, Space>{a, b, out});
   }
   void run(const AddVector&, ConstMatrix in, ConstVector add, Matrix out) {
     const ConstMatrix all(add.data, in.rows, in.cols, 0);  // one row stands for all
@@ -272,8 +273,9 @@ class NnTwins {
     // As many blocks as run at a time, eight on a multiprocessor, but none without work.
     const Index all = blocks_of(packed.packs > 0 ? packed.packs : size, flat_threads);
     const Index most = Index{8} * self().leaf().multiprocessors();
-    self().leaf().launch({.blocks = size > 0 ? (all < most ? all : most) : 0, .threads = flat_threads},
-                         flat_pass<T, Pass>, pass, size, packed);
+    self().leaf().launch(
+        {.blocks = size > 0 ? (all < most ? all : most) : 0, .threads = flat_threads},
+        flat_pass<T, Pass>, pass, size, packed);
   }
   template <class F>
   void launch_column_sums(Index rows, Index cols, Index chunk, const F& f, T* out,

@@ -4,8 +4,8 @@
 
 #if defined(MOXIE_KERNELS)
 
-/// Attention and its backward (ops/attention.hpp) without the matrix of weights: each block makes the
-/// scores of its rows again, a tile at a time. Heads of up to 128 columns, any number of tokens.
+/// Attention and its backward (ops/attention.hpp) without the matrix of weights: each block makes
+/// the scores of its rows again, a tile at a time. Heads of up to 128 columns, any number of tokens.
 /// Source: Dao et al., "FlashAttention", 2022; the backward as in FlashAttention-2, 2023, with two
 /// kernels, so that every sum belongs to one block.
 namespace moxie::detail::device {
@@ -16,7 +16,7 @@ struct AttentionKept {
   T* memory;  // [(2 + width) rows], or null: nothing is kept
   Index rows;
 
-  MOXIE_HD T& peak(Index row) const { return memory[row]; }             // the largest score
+  MOXIE_HD T& peak(Index row) const { return memory[row]; }            // the largest score
   MOXIE_HD T& inverse(Index row) const { return memory[rows + row]; }  // 1 / sum exp(score - peak)
   MOXIE_HD T* output(Index row, Index width) const { return memory + 2 * rows + row * width; }
 };
@@ -64,7 +64,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
         score[i][j] *= scale;
         if (place.other(j) < count) largest = math::maximum(largest, score[i][j]);
       }
-      largest = math::maximum(peak[i], group_maximum(largest));
+      largest = math::maximum(peak[i], maximum_of_lanes(largest));
       const T shrink = math::exp(peak[i] - largest);  // of what was summed under the lower peak
       peak[i] = largest;
       sum[i] *= shrink;
@@ -83,7 +83,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
 
   MOXIE_UNROLL
   for (int i = 0; i < Tile::down; ++i) {
-    const T inverse = T(1) / group_sum(sum[i]);
+    const T inverse = T(1) / add_lanes(sum[i]);
     MOXIE_UNROLL
     for (int c = 0; c < Tile::columns; ++c) result[i][c] *= inverse;
     const Index row = place.first + place.own(i);
@@ -137,7 +137,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
       for (int c = place.lane; c < width; c += Tile::lanes)
         part += d_o_rows[place.own(i) * Tile::step + c] * kept.output(at, width)[c];
     }
-    inner[i] = group_sum(part);
+    inner[i] = add_lanes(part);
     if (exists && place.lane == 0) inner_of[at] = inner[i];
     MOXIE_UNROLL
     for (int c = 0; c < Tile::columns; ++c) result[i][c] = T(0);

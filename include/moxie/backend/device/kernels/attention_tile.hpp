@@ -3,16 +3,16 @@
 #include <cstddef>
 
 #include "moxie/backend/device/kernels/packs.hpp"
-#include "moxie/core/math.hpp"
+#include "moxie/backend/device/kernels/strip_row.hpp"
 
 #if defined(MOXIE_KERNELS)
 
 /// The small products of attention inside a block, between rows in shared memory.
 ///
 /// A block owns `own` rows of one side (queries or keys) of an image and head, and goes through the
-/// rows of the other side, `other` at a time. Its threads are `groups` groups of 16 lanes: a group has
-/// `down` rows of its own, and a lane `across` of the others. So what is made of a row of scores, its
-/// maximum, its weights, stays inside half a warp.
+/// rows of the other side, `other` at a time. Its threads are `groups` groups of 16 lanes: a group
+/// has `down` rows of its own, and a lane `across` of the others. So what is made of a row of
+/// scores, its maximum, its weights, stays inside half a warp.
 namespace moxie::detail::device {
 
 /// Rows as wide as `Width` columns at most.
@@ -20,7 +20,7 @@ template <class T, int Width>
 struct AttentionTile {
   using Scalar = T;
   static constexpr int width = Width;
-  static constexpr int lanes = 16;
+  static constexpr int lanes = strip_lanes;
   static constexpr int groups = 8;
   static constexpr int threads = lanes * groups;
   static constexpr int pack = pack_width<T>;
@@ -67,21 +67,6 @@ struct AttentionPlace {
   MOXIE_DEVICE int other(int j) const { return lane + Tile::lanes * j; }
   MOXIE_DEVICE int column(int part) const { return (part * Tile::lanes + lane) * Tile::pack; }
 };
-
-/// The sum and the largest over the lanes of a group, which all get it.
-template <class T>
-MOXIE_DEVICE T group_sum(T value) {
-  MOXIE_UNROLL
-  for (int width = 8; width > 0; width /= 2) value += __shfl_xor_sync(whole_warp, value, width);
-  return value;
-}
-template <class T>
-MOXIE_DEVICE T group_maximum(T value) {
-  MOXIE_UNROLL
-  for (int width = 8; width > 0; width /= 2)
-    value = math::maximum(value, __shfl_xor_sync(whole_warp, value, width));
-  return value;
-}
 
 /// to[0 .. Rows) = rows of `from` from `first` on; zeros past its last row and column.
 template <class Tile, int Rows, class T, class Space>
@@ -132,8 +117,7 @@ MOXIE_DEVICE void row_products(const AttentionPlace<Tile>& place, const T* a, co
       MOXIE_UNROLL
       for (int i = 0; i < Tile::down; ++i) {
         MOXIE_UNROLL
-        for (int j = 0; j < Tile::across; ++j)
-          score[i][j] += left[i].value[s] * right[j].value[s];
+        for (int j = 0; j < Tile::across; ++j) score[i][j] += left[i].value[s] * right[j].value[s];
       }
     }
   }
@@ -153,8 +137,8 @@ MOXIE_DEVICE void store_weights(const AttentionPlace<Tile>& place,
   __syncwarp(whole_warp);
 }
 
-/// result[i][...] += the sum over `count` rows j, rounded up to packs, of weights[own(i)][j] * row j of
-/// b, in ascending order; the lane's columns are those of `place.column`.
+/// result[i][...] += the sum over `count` rows j, rounded up to packs, of weights[own(i)][j] * row j
+/// of b, in ascending order; the lane's columns are those of `place.column`.
 template <class Tile, class T>
 MOXIE_DEVICE void add_weighted_rows(const AttentionPlace<Tile>& place, const T* weights, const T* b,
                                     int count, typename Tile::Results& result) {
@@ -180,8 +164,8 @@ MOXIE_DEVICE void add_weighted_rows(const AttentionPlace<Tile>& place, const T* 
   }
 }
 
-/// f(i, c, x) for each element that this thread has of its block's results: of row first + own(i) and
-/// column c, where they exist.
+/// f(i, c, x) for each element that this thread has of its block's results: of row first + own(i)
+/// and column c, where they exist.
 template <class Tile, class F>
 MOXIE_DEVICE void each_result(const AttentionPlace<Tile>& place, Index rows, Index cols,
                               const typename Tile::Results& result, const F& f) {

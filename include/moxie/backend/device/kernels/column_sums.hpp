@@ -13,7 +13,7 @@ inline constexpr int column_sum_terms = 4096;  // that lie in shared memory at a
 inline constexpr int column_sum_width = 32;    // columns of a block, at most
 
 /// out[i, c] = the sum of f(r, c) over the `chunk` rows from i * chunk on, or += with `accumulate`;
-/// out [ceil(rows / chunk), cols]. A block has a chunk and 2^log_width columns: block i * tiles + t.
+/// out [ceil(rows / chunk), cols]. Block i * tiles + t has chunk i and the t-th 2^log_width columns.
 template <class T, class F>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(column_sum_threads)
     sum_rows(F f, Index rows, Index cols, Index chunk, Index tiles, int log_width, T* out,

@@ -26,8 +26,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(strip_threads)
   if (d_scores) {
     const T scale = mass / sum;
     T* const to = d_scores.row(row.row);
-    row.each<0>(
-        [&](int, int j) { to[j] = factor * (scale * math::exp(z[j] - peak) - y[j]); });
+    row.each<0>([&](int, int j) { to[j] = factor * (scale * math::exp(z[j] - peak) - y[j]); });
   }
 }
 
@@ -40,8 +39,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(strip_threads)
   const T* const z = scores.row(row.row);
   const T* const y = labels.row(row.row);
   if (losses) {
-    const T loss =
-        row.sum<0, T>([&](int, int j) { return math::softplus(z[j]) - y[j] * z[j]; });
+    const T loss = row.sum<0, T>([&](int, int j) { return math::softplus(z[j]) - y[j] * z[j]; });
     if (row.writes()) losses[row.row] = loss;
   }
   if (d_scores) {
@@ -65,9 +63,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(strip_threads)
   const T shift = (b_peak - a_peak) + (math::log(b_sum) - math::log(a_sum));
   const T a_scale = T(1) / a_sum;
   const T b_scale = T(1) / b_sum;
-  const T loss = row.sum<0, T>([&](int, int j) {
-    return a_scale * math::exp(a[j] - a_peak) * (a[j] - b[j] + shift);
-  });
+  const T loss = row.sum<0, T>(
+      [&](int, int j) { return a_scale * math::exp(a[j] - a_peak) * (a[j] - b[j] + shift); });
   if (losses && row.writes()) losses[row.row] = loss;
   T* const to_p = dp ? dp.row(row.row) : nullptr;
   T* const to_q = dq ? dq.row(row.row) : nullptr;

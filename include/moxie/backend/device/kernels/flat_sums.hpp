@@ -29,8 +29,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(strip_threads)
   if (chunk.row < chunks) chunk.columns = static_cast<int>(chunk_length(chunk.row, size));
   const T* const from = x + chunk.row * flat_chunk;
   constexpr int held = static_cast<int>(flat_chunk) / strip_lanes;
-  const double sum =
-      chunk.sum<held, double>([&](int, int j) { return Term()(from[j]); });
+  const double sum = chunk.sum<held, double>([&](int, int j) { return Term()(from[j]); });
   if (chunk.row < chunks && chunk.lane == 0)
     sums[chunk.row] = accumulate ? sums[chunk.row] + sum : sum;
 }

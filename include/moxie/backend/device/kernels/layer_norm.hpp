@@ -18,9 +18,9 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(strip_threads)
   const T share = T(1) / static_cast<T>(x.cols);
   const T mean = share * row.sum<Held, T>([&](int i, int j) { return in(i, j); });
   const T variance = share * row.sum<Held, T>([&](int i, int j) {
-                       const T d = in(i, j) - mean;
-                       return d * d;
-                     });
+    const T d = in(i, j) - mean;
+    return d * d;
+  });
   const T inverse = T(1) / math::sqrt(variance + epsilon);
   row.each<Held>([&](int i, int j) { to[j] = (in(i, j) - mean) * inverse * scale[j] + bias[j]; });
   if (stats && row.writes()) {

@@ -15,14 +15,13 @@ namespace moxie::detail::device {
 inline constexpr int row_pass_threads = 256;
 
 /// Every element of `rows` rows once, Width neighbours at a time: 2^log_lanes threads take a row of
-/// `packs` packs. `pass.row(r)` holds the pointers of a row, null in `to` if there is nothing to do;
-/// its `each<Width>(c)` does columns c .. c + Width - 1.
+/// `packs` packs. `pass.row(r)` holds the pointers of a row, null in `to` if there is nothing to
+/// do; its `each<Width>(c)` does columns c .. c + Width - 1.
 template <int Width, class Pass>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_pass_threads)
     row_pass(Pass pass, Index rows, int packs, int log_lanes) {
   const int thread = static_cast<int>(threadIdx.x);
-  const Index row =
-      Index{blockIdx.x} * (row_pass_threads >> log_lanes) + (thread >> log_lanes);
+  const Index row = Index{blockIdx.x} * (row_pass_threads >> log_lanes) + (thread >> log_lanes);
   if (row >= rows) return;
   const auto of = pass.row(row);
   if (of.to == nullptr) return;
@@ -173,9 +172,9 @@ struct MeanTokensPass {
     MOXIE_DEVICE void each(int c) const {
       Pack<T, N> sum = {};
       for (Index t = 0; t < tokens; ++t) {
-        const Pack<T, N> x = load_pack<N>(from + t * width + c);
+        const Pack<T, N> token = load_pack<N>(from + t * width + c);
         MOXIE_UNROLL
-        for (int i = 0; i < N; ++i) sum.value[i] += x.value[i];
+        for (int i = 0; i < N; ++i) sum.value[i] += token.value[i];
       }
       MOXIE_UNROLL
       for (int i = 0; i < N; ++i) sum.value[i] = share * sum.value[i];

@@ -14,7 +14,7 @@
 namespace moxie::detail::device {
 
 inline constexpr int strip_lanes = static_cast<int>(strip);
-inline constexpr int strip_threads = 256;                    // of a block
+inline constexpr int strip_threads = 256;                       // of a block
 inline constexpr int strip_rows = strip_threads / strip_lanes;  // rows of a block
 
 /// The sum over the lanes of a row, which all get it. All lanes of a warp call it together.
@@ -47,8 +47,8 @@ struct StripRow {
   /// The one lane that writes what a row has one of.
   MOXIE_DEVICE bool writes() const { return columns > 0 && lane == 0; }
 
-  /// f(i, j) for each column j = lane + 16 i of this lane, in ascending order. Held > 0: i < Held as
-  /// constants, so that arrays over i stay in registers; 0: for rows of any length, i = 0.
+  /// f(i, j) for each column j = lane + 16 i of this lane, in ascending order. Held > 0: i < Held
+  /// as constants, so that arrays over i stay in registers; 0: for rows of any length, i = 0.
   template <int Held, class F>
   MOXIE_DEVICE void each(const F& f) const {
     if constexpr (Held > 0) {
