@@ -14,6 +14,9 @@
 #include <vector>
 
 #include "conformance/compare.hpp"
+#if defined(MOXIE_TEST_CUDA)
+#include "cuda/device_or_code.hpp"
+#endif
 
 namespace {
 
@@ -23,7 +26,10 @@ namespace fs = std::filesystem;
 enum Exit { exit_good = 0, exit_failed = 1, exit_usage = 2 };
 enum class Outcome { passed, failed, skipped };
 
-#if defined(MOXIE_EMULATED)
+#if defined(MOXIE_TEST_CUDA)
+constexpr const char* device = "cuda";
+constexpr bool has_cpu = false;
+#elif defined(MOXIE_EMULATED)
 constexpr const char* device = "emulated";
 constexpr bool has_cpu = false;
 #else
@@ -131,6 +137,9 @@ void become(const std::string& backend, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+#if defined(MOXIE_TEST_CUDA)
+  if (const int code = moxie::test::device_or_code(); code != 0) return code;
+#endif
   CLI::App app{"Runs golden vectors through the library and compares."};
   std::string backend = "cpu";
   std::string scalar = "double";

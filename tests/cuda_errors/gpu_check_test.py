@@ -67,9 +67,9 @@ class GpuCheck(unittest.TestCase):
 
     def test_its_steps_can_be_listed(self):
         listed = list(gpu_check.steps(pathlib.Path("/nowhere"), "2"))
-        self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "memcheck", "racecheck", "conformance",
-                                                  "benchmark", "training"])
-        self.assertEqual(listed[5][3], "built without --backend cuda")
+        self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "memcheck", "racecheck",
+                                                  "conformance_double", "conformance_float", "benchmark", "training"])
+        self.assertEqual(listed[5][3], "built without conformance_cuda")
 
 
 if __name__ == "__main__":

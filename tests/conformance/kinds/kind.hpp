@@ -2,7 +2,9 @@
 
 #include "conformance/case.hpp"
 #include "support/kernels.hpp"
-#if defined(MOXIE_EMULATED)
+#if defined(MOXIE_TEST_CUDA)
+#include "moxie/backend/cuda.hpp"
+#elif defined(MOXIE_EMULATED)
 #include "support/emulator/emulated_leaf.hpp"
 #elif defined(MOXIE_TEST_THRUST)
 #include "moxie/backend/thrust_host.hpp"
@@ -14,7 +16,10 @@ namespace moxie::conformance {
 template <class K>
 Kind make_kind(std::string_view name, double float_tolerance = 1e-5) {
   Kind kind{.name = name, .float_tolerance = float_tolerance};
-#if defined(MOXIE_EMULATED)
+#if defined(MOXIE_TEST_CUDA)
+  kind.run[device_double] = &K::template run<CudaBackend<double>>;
+  kind.run[device_float] = &K::template run<CudaBackend<float>>;
+#elif defined(MOXIE_EMULATED)
   kind.run[device_double] = &K::template run<test::EmulatedBackend<double>>;
   kind.run[device_float] = &K::template run<test::EmulatedBackend<float>>;
 #else
