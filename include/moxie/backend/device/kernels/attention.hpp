@@ -5,7 +5,8 @@
 #if defined(MOXIE_KERNELS)
 
 /// Attention and its backward (ops/attention.hpp) without the matrix of weights: each block makes
-/// the scores of its rows again, a tile at a time. Heads of up to 128 columns, any number of tokens.
+/// the scores of its rows again, a tile at a time. Heads of up to 128 columns, any number of
+/// tokens.
 /// Source: Dao et al., "FlashAttention", 2022; the backward as in FlashAttention-2, 2023, with two
 /// kernels, so that every sum belongs to one block.
 namespace moxie::detail::device {
@@ -23,7 +24,8 @@ struct AttentionKept {
 
 /// o = softmax(scale q k^T) v. A block owns queries; blocks: images * heads * tiles of queries.
 template <class T, int Width, class Space>
-MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
+                                       AttentionTile<T, Width>::blocks)
     attention_forward(BatchView<const T, Space> q, BatchView<const T, Space> k,
                       BatchView<const T, Space> v, T scale, AttentionKept<T> kept,
                       BatchView<T, Space> o) {
@@ -103,7 +105,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
 
 /// dq, and inner[row] = <d_o, o>, which is the sum over keys of p dp. A block owns queries.
 template <class T, int Width, class Space>
-MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
+                                       AttentionTile<T, Width>::blocks)
     attention_backward_queries(BatchView<const T, Space> q, BatchView<const T, Space> k,
                                BatchView<const T, Space> v, BatchView<const T, Space> d_o, T scale,
                                AttentionKept<T> kept, T* inner_of, BatchView<T, Space> dq) {
@@ -169,7 +172,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
 
 /// dk and dv, from inner as attention_backward_queries left it. A block owns keys.
 template <class T, int Width, class Space>
-MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads)
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
+                                       AttentionTile<T, Width>::blocks)
     attention_backward_keys(BatchView<const T, Space> q, BatchView<const T, Space> k,
                             BatchView<const T, Space> v, BatchView<const T, Space> d_o, T scale,
                             AttentionKept<T> kept, const T* inner_of, BatchView<T, Space> dk,

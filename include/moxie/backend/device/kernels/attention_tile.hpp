@@ -23,6 +23,7 @@ struct AttentionTile {
   static constexpr int lanes = strip_lanes;
   static constexpr int groups = 8;
   static constexpr int threads = lanes * groups;
+  static constexpr int blocks = 3;  // on a multiprocessor, at least: as shared memory allows
   static constexpr int pack = pack_width<T>;
   static constexpr int down = 16 / static_cast<int>(sizeof(T));
   static constexpr int across = 1024 / (Width * static_cast<int>(sizeof(T)));
