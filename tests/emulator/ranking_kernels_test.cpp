@@ -100,8 +100,8 @@ TEST_CASE_TEMPLATE("ranking kernels: choices are those of the generic form for a
   }
 }
 
-TEST_CASE_TEMPLATE("ranking kernels: a row of 1024 columns is a warp's, a longer one generic", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("ranking kernels: a row of 1024 columns is a warp's, a longer one generic", T,
+                   float, double) {
   Draw draw(12);
   check_kernels<T>({1024, 3, draw.normals(3 * 1024), {}});
   check_kernels<T>({1025, 3, draw.normals(2 * 1025), {}}, false);
@@ -114,17 +114,22 @@ TEST_CASE_TEMPLATE("ranking kernels: equal scores go to the lower column in ever
   CHECK((rank(backend, {40, 3, std::vector<double>(40, -1), {}}).choice == Ints{0, 1, 2}));
 }
 
-TEST_CASE_TEMPLATE("ranking kernels: infinite scores, zeros of both signs and NaN rank as in the generic form",
-                   T, float, double) {
+TEST_CASE_TEMPLATE(
+    "ranking kernels: infinite scores, zeros of both signs and NaN rank as in the generic form", T,
+    float, double) {
   constexpr double inf = std::numeric_limits<double>::infinity();
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   constexpr double least = -std::numeric_limits<float>::max();
   for (const Index columns : {5, 40}) {
     Draw draw(13);
-    for (const std::vector<double>& few :
-         {std::vector<double>{-inf, 1, inf, -inf, inf}, {-inf, 1, -inf, -inf, -inf},
-          {nan, 1, 2, nan, 0}, {nan, nan, nan, nan, nan}, {3, nan, nan, -inf, nan},
-          {-0.0, 0.0, -0.0, 0.0, -1}, {-inf, -inf, -inf, -inf, -inf}, {least, -inf, least, nan, 1}}) {
+    for (const std::vector<double>& few : {std::vector<double>{-inf, 1, inf, -inf, inf},
+                                           {-inf, 1, -inf, -inf, -inf},
+                                           {nan, 1, 2, nan, 0},
+                                           {nan, nan, nan, nan, nan},
+                                           {3, nan, nan, -inf, nan},
+                                           {-0.0, 0.0, -0.0, 0.0, -1},
+                                           {-inf, -inf, -inf, -inf, -inf},
+                                           {least, -inf, least, nan, 1}}) {
       for (const Index k : {Index{1}, Index{2}, Index{5}}) {
         std::vector<double> scores(static_cast<std::size_t>(columns), -inf);
         for (std::size_t i = 0; i < few.size(); ++i)  // spread over lanes and registers
@@ -135,8 +140,8 @@ TEST_CASE_TEMPLATE("ranking kernels: infinite scores, zeros of both signs and Na
   }
 }
 
-TEST_CASE_TEMPLATE("ranking kernels: a NaN makes its whole row of probabilities NaN, and no other", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("ranking kernels: a NaN makes its whole row of probabilities NaN, and no other",
+                   T, float, double) {
   Draw draw(14);
   std::vector<double> scores = draw.normals(3 * 50);
   scores[50 + 37] = std::numeric_limits<double>::quiet_NaN();

@@ -9,8 +9,8 @@
 #include "support/numbers.hpp"
 #include "support/emulator/emulated_leaf.hpp"
 
-/// The tests of routing's kernels: an operation on EmulatedBackend, which takes its twins, against the generic form on
-/// other backends.
+/// The tests of routing's kernels: an operation on EmulatedBackend, which takes its twins, against
+/// the generic form on other backends.
 namespace moxie::test {
 
 inline constexpr std::uint64_t schedules[] = {0, 1};

@@ -20,8 +20,8 @@ constexpr bool twins =
 static_assert(twins<test::EmulatedBackend<float>> && twins<test::EmulatedBackend<double>>);
 static_assert(!twins<ThrustHostBackend<float>>);
 
-/// Lists of tokens and rows of `width`. Rows begin `shift` elements behind an aligned address and lie `gap` elements
-/// further apart than they are long.
+/// Lists of tokens and rows of `width`. Rows begin `shift` elements behind an aligned address and
+/// lie `gap` elements further apart than they are long.
 struct Case {
   Index tokens, rows, width, shift = 0, gap = 0;
   Index choices = 2;  // 0: ragged
@@ -51,7 +51,10 @@ class Placed {
  public:
   using T = typename B::Scalar;
   Placed(B& backend, const Case& c, Index rows, std::vector<double> values)
-      : rows_(rows), width_(c.width), shift_(c.shift), stride_(c.width + c.gap),
+      : rows_(rows),
+        width_(c.width),
+        shift_(c.shift),
+        stride_(c.width + c.gap),
         memory_(backend, fill(values)) {}
   Matrix<B> view() const { return {memory_.data() + shift_, rows_, width_, stride_}; }
   /// All of the memory: what lies between rows too.
@@ -129,17 +132,19 @@ std::vector<typename B::Scalar> gather(B& backend, const Case& c, bool scaled) {
   const test::Buffer<std::int32_t, B> index(backend, source);
   const test::Buffer<T, B> scale(backend, test::scalars<T>(draw.normals(c.rows)));
   const test::Buffer<std::int32_t, B> offset(backend, Ints{0, 1, 1, last});
-  gather_rows(backend,
-              Rows<B>{x.view(), index.view(), scaled ? ConstVector<B>(scale.view()) : ConstVector<B>(),
-                      offset.view(), c.rows},
-              out.view());
+  gather_rows(
+      backend,
+      Rows<B>{x.view(), index.view(), scaled ? ConstVector<B>(scale.view()) : ConstVector<B>(),
+              offset.view(), c.rows},
+      out.view());
   return out.to_vector();
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("row kernels: combine and its backward equal the generic form for any width and alignment", T,
-                   float, double) {
+TEST_CASE_TEMPLATE(
+    "row kernels: combine and its backward equal the generic form for any width and alignment", T,
+    float, double) {
   for (const Index width : {1, 3, 4, 30, 64, 132, 519, 1100}) {
     check_combine<T>({.tokens = 11, .rows = 9, .width = width});
     check_combine<T>({.tokens = 5, .rows = 9, .width = width, .shift = 1});
@@ -148,8 +153,9 @@ TEST_CASE_TEMPLATE("row kernels: combine and its backward equal the generic form
   check_combine<T>({.tokens = 6, .rows = 9, .width = 48, .gap = 16});
 }
 
-TEST_CASE_TEMPLATE("row kernels: combine takes ragged lists, lists without weights and tokens without rows", T,
-                   float, double) {
+TEST_CASE_TEMPLATE(
+    "row kernels: combine takes ragged lists, lists without weights and tokens without rows", T,
+    float, double) {
   check_combine<T>({.tokens = 40, .rows = 6, .width = 36, .choices = 0});
   check_combine<T>({.tokens = 20, .rows = 6, .width = 8, .choices = 3, .weighted = false});
   check_combine<T>({.tokens = 20, .rows = 0, .width = 8, .choices = 1});  // all are dropped
@@ -166,8 +172,8 @@ TEST_CASE_TEMPLATE("row kernels: results do not depend on how rows are aligned",
   CHECK(a.y == std::vector<T>(b.y.begin() + 1, b.y.end()));
 }
 
-TEST_CASE_TEMPLATE("row kernels: gather copies and scales rows, and writes none past the last", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("row kernels: gather copies and scales rows, and writes none past the last", T,
+                   float, double) {
   for (const Case& c : {Case{.tokens = 5, .rows = 21, .width = 64},
                         Case{.tokens = 5, .rows = 10, .width = 64, .shift = 1},
                         Case{.tokens = 5, .rows = 10, .width = 17},

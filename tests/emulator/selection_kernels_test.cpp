@@ -72,8 +72,9 @@ Case drawn(Case c, Draw& draw, double spread, Index masked_of = 0) {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("selection kernels: each expert's tokens are those of the generic form, ties to the lower", T,
-                   float, double) {
+TEST_CASE_TEMPLATE(
+    "selection kernels: each expert's tokens are those of the generic form, ties to the lower", T,
+    float, double) {
   Draw draw(41);
   for (const Index group : {1, 31, 196})
     for (const Index count : {Index{1}, Index{12}, group + 5})
@@ -81,19 +82,26 @@ TEST_CASE_TEMPLATE("selection kernels: each expert's tokens are those of the gen
                            count == 12 ? 0.3 : 20));
 }
 
-TEST_CASE_TEMPLATE("selection kernels: masked tokens and scores that must be positive", T, float, double) {
+TEST_CASE_TEMPLATE("selection kernels: masked tokens and scores that must be positive", T, float,
+                   double) {
   Draw draw(42);
   for (const Index masked_of : {Index{0}, Index{2}, Index{1}}) {
-    check_taken<T>(drawn({.group = 70, .groups = 2, .experts = 2, .count = 20}, draw, 3, masked_of));
-    check_taken<T>(drawn({.group = 70, .groups = 2, .experts = 2, .count = 40, .positive = true}, draw,
-                         3, masked_of));
+    check_taken<T>(
+        drawn({.group = 70, .groups = 2, .experts = 2, .count = 20}, draw, 3, masked_of));
+    check_taken<T>(drawn({.group = 70, .groups = 2, .experts = 2, .count = 40, .positive = true},
+                         draw, 3, masked_of));
   }
 }
 
-TEST_CASE_TEMPLATE("selection kernels: all scores equal, zeros of both signs, infinities and the smallest differences",
-                   T, float, double) {
+TEST_CASE_TEMPLATE(
+    "selection kernels: all scores equal, zeros of both signs, infinities and the smallest "
+    "differences",
+    T, float, double) {
   constexpr double inf = std::numeric_limits<double>::infinity();
-  check_taken<T>({.group = 300, .groups = 1, .experts = 1, .count = 60,
+  check_taken<T>({.group = 300,
+                  .groups = 1,
+                  .experts = 1,
+                  .count = 60,
                   .scores = std::vector<double>(300, 0.5)});
   Case zeros{.group = 40, .groups = 1, .experts = 1, .count = 25};
   Case infinite = zeros;
@@ -118,7 +126,8 @@ TEST_CASE_TEMPLATE("selection kernels: NaN is taken as in the generic form", T, 
   check_taken<T>(c);
 }
 
-TEST_CASE_TEMPLATE("selection kernels: more tokens than a block sorts keep the generic form", T, float, double) {
+TEST_CASE_TEMPLATE("selection kernels: more tokens than a block sorts keep the generic form", T,
+                   float, double) {
   Draw draw(44);
   check_taken<T>(drawn({.group = 2100, .groups = 1, .experts = 1, .count = 64}, draw, 1000));
   check_taken<T>(drawn({.group = 4200, .groups = 1, .experts = 1, .count = 4100}, draw, 1000), 0);

@@ -41,14 +41,15 @@ std::vector<typename B::Scalar> plan_of(B& backend, const Case& c) {
                                          std::byte{0x7f});
   Arena<B> arena(Gradients::all, bytes.data(), measured.peak());
   memory.bind(arena, c.tokens, c.experts, c.options.group);
-  sinkhorn(backend, ConstMatrix<B>(logits.view(c.tokens, c.experts)), test::view_of(mask), c.options,
-           memory, plan.view(c.tokens, c.experts));
+  sinkhorn(backend, ConstMatrix<B>(logits.view(c.tokens, c.experts)), test::view_of(mask),
+           c.options, memory, plan.view(c.tokens, c.experts));
   return plan.to_vector();
 }
 
 /// The gradient of <plan, d_plan> for the plan of a case, added to ones.
 template <class B>
-std::vector<typename B::Scalar> gradient_of(B& backend, const Case& c, const std::vector<double>& plan_in,
+std::vector<typename B::Scalar> gradient_of(B& backend, const Case& c,
+                                            const std::vector<double>& plan_in,
                                             const std::vector<double>& d_plan_in) {
   using T = typename B::Scalar;
   const test::Buffer<T, B> plan(backend, test::scalars<T>(plan_in));
@@ -93,33 +94,39 @@ void check_plan(const Case& c, std::uint64_t launches = 1) {
     CHECK(backend.leaf().launches() == launches);
     bool equal = true;
     for (std::size_t i = 0; i < got.size(); ++i)
-      equal = equal && (std::isnan(wanted[i]) ? std::isnan(got[i])
-                                              : testing::near(static_cast<double>(got[i]),
-                                                              static_cast<double>(wanted[i]), 1e-6));
+      equal =
+          equal && (std::isnan(wanted[i]) ? std::isnan(got[i])
+                                          : testing::near(static_cast<double>(got[i]),
+                                                          static_cast<double>(wanted[i]), 1e-6));
     CHECK(equal);
   }
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("sinkhorn kernel: plans are those of the generic form for any shape of a group", T, float,
-                   double) {
+TEST_CASE_TEMPLATE("sinkhorn kernel: plans are those of the generic form for any shape of a group",
+                   T, float, double) {
   Draw draw(51);
   for (const Index experts : {1, 8, 17, 40})
     for (const Index group : {1, 64, 65, 140}) {
       const Index groups = group > 64 ? 1 : 2;
-      check_plan<T>({group * groups, experts,
+      check_plan<T>({group * groups,
+                     experts,
                      {.group = group, .epsilon = 0.5, .iterations = 3},
                      draw.normals(group * groups * experts)});
     }
 }
 
-TEST_CASE_TEMPLATE("sinkhorn kernel: masked tokens have rows of 0 and no part in the shares", T, float, double) {
+TEST_CASE_TEMPLATE("sinkhorn kernel: masked tokens have rows of 0 and no part in the shares", T,
+                   float, double) {
   Draw draw(52);
   const Index tokens = 3 * 70;
-  Case c{tokens, 6, {.group = 70, .epsilon = 1, .iterations = 4}, draw.normals(tokens * 6),
+  Case c{tokens,
+         6,
+         {.group = 70, .epsilon = 1, .iterations = 4},
+         draw.normals(tokens * 6),
          test::random_mask(draw, tokens, 3)};
-  for (std::size_t t = 70; t < 140; ++t) c.mask[t] = 0;  // a group without tokens
+  for (std::size_t t = 70; t < 140; ++t) c.mask[t] = 0;   // a group without tokens
   for (std::size_t t = 140; t < 204; ++t) c.mask[t] = 0;  // a chunk without
   check_plan<T>(c);
   auto backend = test::emulated<T>(1);
@@ -131,16 +138,20 @@ TEST_CASE_TEMPLATE("sinkhorn kernel: masked tokens have rows of 0 and no part in
   }
 }
 
-TEST_CASE_TEMPLATE("sinkhorn kernel: groups stop at the tolerance, each for itself", T, float, double) {
+TEST_CASE_TEMPLATE("sinkhorn kernel: groups stop at the tolerance, each for itself", T, float,
+                   double) {
   Draw draw(53);
-  Case c{4 * 40, 5, {.group = 40, .epsilon = 0.7, .iterations = 30, .tolerance = 1e-3},
+  Case c{4 * 40,
+         5,
+         {.group = 40, .epsilon = 0.7, .iterations = 30, .tolerance = 1e-3},
          draw.normals(4 * 40 * 5)};
-  for (std::size_t i = 40 * 5; i < 2 * 40 * 5; ++i) c.logits[i] = 0;   // done at once
+  for (std::size_t i = 40 * 5; i < 2 * 40 * 5; ++i) c.logits[i] = 0;            // done at once
   for (std::size_t i = 3 * 40 * 5; i < c.logits.size(); ++i) c.logits[i] *= 8;  // takes long
   check_plan<T>(c);
 }
 
-TEST_CASE_TEMPLATE("sinkhorn kernel: rows that are all but empty, large logits and NaN", T, float, double) {
+TEST_CASE_TEMPLATE("sinkhorn kernel: rows that are all but empty, large logits and NaN", T, float,
+                   double) {
   Draw draw(54);
   Case c{2 * 33, 7, {.group = 33, .epsilon = 0.05, .iterations = 5}, draw.normals(2 * 33 * 7)};
   for (std::size_t i = 0; i < 33 * 7; ++i) c.logits[i] = c.logits[i] * 1e3 + 1e4;
@@ -155,12 +166,16 @@ TEST_CASE("sinkhorn kernel: a group too large for a block keeps the generic form
   check_plan<float>({0, 4, {.group = 8}, {}}, 0);
 }
 
-TEST_CASE_TEMPLATE("sinkhorn kernel: gradients are those of the generic form in double", T, float, double) {
+TEST_CASE_TEMPLATE("sinkhorn kernel: gradients are those of the generic form in double", T, float,
+                   double) {
   Draw draw(56);
   for (const Index experts : {1, 5, 33})
     for (const Index group : {1, 70}) {
-      Case c{group * 2, experts, {.group = group, .epsilon = 0.8, .iterations = 40},
-             draw.normals(group * 2 * experts), test::random_mask(draw, group * 2, 4)};
+      Case c{group * 2,
+             experts,
+             {.group = group, .epsilon = 0.8, .iterations = 40},
+             draw.normals(group * 2 * experts),
+             test::random_mask(draw, group * 2, 4)};
       check_gradient<T>(c, draw.normals(group * 2 * experts));
     }
 }

@@ -9,12 +9,12 @@ namespace moxie {
 template <Backend B>
 struct AssignmentLists {
   ConstIntMatrix<B> choice;  ///< [T, K] expert of each assignment, -1: none
-  ConstIntVector<B> order;   ///< [T] order[j] is the token served j-th, groups together; empty: the tokens as they are
+  ConstIntVector<B> order;   ///< [T] order[j] is the token served j-th, groups together; or empty
   Index group = 0;           ///< S: tokens of a group, which lie together
   Index experts = 0;         ///< E
   Index capacity = 0;        ///< C: slots of an expert in a group
 
-  IntMatrix<B> slot;         ///< [T, K] place in the queue of an expert and a group, counts on past C; -1: no expert
+  IntMatrix<B> slot;         ///< [T, K] place in an expert's queue of a group, counts on past C
   IntMatrix<B> row;          ///< [T, K] row, -1: none
   IntVector<B> token;        ///< [R] token of each row
   IntVector<B> assignment;   ///< [R] assignment of each row
@@ -22,7 +22,7 @@ struct AssignmentLists {
 
   IntVector<B> key, value;   ///< [T * K] temporary
   IntVector<B> begin, base;  ///< [E * G + 1] temporary
-  Scratch<B> scratch;        ///< temporary: sort_pairs_bytes(T * K) and exclusive_scan_bytes(E * G + 1)
+  Scratch<B> scratch;        ///< temporary: for a sort of T * K and a scan of E * G + 1
 
   MOXIE_HD Index groups() const { return group > 0 ? choice.rows / group : 0; }
   MOXIE_HD Index segments() const { return experts * groups(); }
@@ -113,7 +113,8 @@ struct ExpertOffset {
   MOXIE_HD void operator()(Index e) const { offset[e] = base[e * groups]; }
 };
 
-/// The assignments sorted by segment, where each segment begins, and, in `base`, how many of it are kept.
+/// The assignments sorted by segment, where each segment begins, and, in `base`, how many of it are
+/// kept.
 template <Backend B>
 void sort_by_segment(B& b, const AssignmentLists<B>& a) {
   const Index segments = a.segments();
@@ -125,9 +126,10 @@ void sort_by_segment(B& b, const AssignmentLists<B>& a) {
 }
 }  // namespace detail
 
-/// Gives each assignment its slot, and each kept one its row: those of an expert together, group after group in it, by
-/// slots in a group. Equal to the loop that serves all first choices of a group, then all second choices, in `order`;
-/// an assignment whose slot is at or past the capacity has no row.
+/// Gives each assignment its slot, and each kept one its row: those of an expert together, group
+/// after group in it, by slots in a group. Equal to the loop that serves all first choices of a
+/// group, then all second choices, in `order`; an assignment whose slot is at or past the capacity
+/// has no row.
 ///
 /// Cost: one stable sort of T*K keys of log2(E*G) bits. Does not block.
 struct AssignRows {

@@ -21,8 +21,8 @@ struct GatherRow {
 };
 }  // namespace detail
 
-/// out[r, :] = rows(r, :): the rows of experts, copied, for products that cannot gather while they read. out: [R, D] for
-/// R >= rows.rows; rows past the last are not written.
+/// out[r, :] = rows(r, :): the rows of experts, copied, for products that cannot gather while they
+/// read. out: [R, D] for R >= rows.rows; rows past the last are not written.
 struct GatherRows {
   template <Backend B>
   void operator()(B& b, const Rows<B>& rows, Matrix<B> out) const {

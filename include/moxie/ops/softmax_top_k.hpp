@@ -5,8 +5,9 @@
 
 namespace moxie {
 
-/// out = softmax_rows(in) and choice = top_k_rows(in, mask): one pass where a backend has a twin. in, out: [R, E],
-/// different memory; mask: [R] or empty, for `choice` alone; choice: [R, K], K <= E.
+/// out = softmax_rows(in) and choice = top_k_rows(in, mask): one pass where a backend has a twin.
+/// in, out: [R, E], different memory; mask: [R] or empty, for `choice` alone; choice: [R, K], K <=
+/// E.
 struct SoftmaxTopKRows {
   template <Backend B>
   void operator()(B& b, ConstMatrix<B> in, ConstIntVector<B> mask, Matrix<B> out,

@@ -24,8 +24,8 @@ class DeviceBackend;
 
 namespace detail::device {
 
-/// Kernels of routing: top-k, slots and rows, permutations, Sinkhorn. See Twins. A problem that a kernel's registers or
-/// shared memory do not hold keeps the generic form.
+/// Kernels of routing: top-k, slots and rows, permutations, Sinkhorn. See Twins. A problem that a
+/// kernel's registers or shared memory do not hold keeps the generic form.
 template <class T, KernelLeaf L>
 class RoutingTwins {
   using Space = typename L::Space;
@@ -113,7 +113,8 @@ class RoutingTwins {
   void run(const CombineRows&, const RowLists<B>& lists, MatrixView<const T, Space> rows,
            MatrixView<T, Space> y) {
     if (packs(rows) && packs(y)) {
-      by_teams(y.rows, y.cols / pack_width<T>, combine_token_rows<B, pack_width<T>>, lists, rows, y);
+      by_teams(y.rows, y.cols / pack_width<T>, combine_token_rows<B, pack_width<T>>, lists, rows,
+               y);
     } else {
       by_teams(y.rows, y.cols, combine_token_rows<B, 1>, lists, rows, y);
     }
@@ -130,7 +131,8 @@ class RoutingTwins {
   template <class B>
   void run(const GatherRows&, const Rows<B>& rows, MatrixView<T, Space> out) {
     if (packs(rows.x) && packs(out)) {
-      by_teams(rows.rows, out.cols / pack_width<T>, gather_expert_rows<B, pack_width<T>>, rows, out);
+      by_teams(rows.rows, out.cols / pack_width<T>, gather_expert_rows<B, pack_width<T>>, rows,
+               out);
     } else {
       by_teams(rows.rows, out.cols, gather_expert_rows<B, 1>, rows, out);
     }

@@ -11,9 +11,10 @@
 #include "moxie/core/view.hpp"
 #include "moxie/ops/assign_rows.hpp"
 
-/// Slots by counting instead of sorting. The assignments of a group, in the order in which they are served, are cut into
-/// chunks of a block each, which a block's warps cut into runs. A warp counts along its run, 32 assignments at a time;
-/// counts of runs, chunks and segments are summed up afterwards, so nobody waits for another block.
+/// Slots by counting instead of sorting. The assignments of a group, in the order in which they are
+/// served, are cut into chunks of a block each, which a block's warps cut into runs. A warp counts
+/// along its run, 32 assignments at a time; counts of runs, chunks and segments are summed up
+/// afterwards, so nobody waits for another block.
 namespace moxie::detail::device {
 
 inline constexpr int rank_rounds = 8;    ///< times 32: the most assignments of a run
@@ -49,8 +50,8 @@ struct RankedRun {
   std::int32_t slot[rank_rounds];
 };
 
-/// Ranks assignments [first, last) of a group among themselves, those of each expert apart. counts [E] becomes how many
-/// each expert has; `held` [warps, E] is shared memory.
+/// Ranks assignments [first, last) of a group among themselves, those of each expert apart. counts
+/// [E] becomes how many each expert has; `held` [warps, E] is shared memory.
 template <class B>
 MOXIE_DEVICE void rank_chunk_of(const AssignmentLists<B>& a, Index group, Index first, Index last,
                                 std::int32_t* held, std::int32_t* counts, RankedRun& run) {
@@ -105,8 +106,8 @@ MOXIE_DEVICE void rank_chunk_of(const AssignmentLists<B>& a, Index group, Index 
     if (run.expert[i] >= 0) run.slot[i] += mine[run.expert[i]];
 }
 
-/// Slots among the assignments of a chunk, and the chunk's counts: of chunk c of group g at (g * chunks + c) * E, or,
-/// if there is one for each group, what is kept of them in `base`.
+/// Slots among the assignments of a chunk, and the chunk's counts: of chunk c of group g at (g *
+/// chunks + c) * E, or, if there is one for each group, what is kept of them in `base`.
 template <class B>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(rank_warps* warp_size)
     rank_assignments(AssignmentLists<B> a, Index chunks) {
@@ -132,7 +133,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(rank_warps* warp_size)
   }
 }
 
-/// The counts of a segment's chunks become what was counted before each, and `base` what is kept of all.
+/// The counts of a segment's chunks become what was counted before each, and `base` what is kept of
+/// all.
 template <class B>
 struct SumChunks {
   AssignmentLists<B> a;

@@ -10,13 +10,14 @@
 #include "moxie/core/view.hpp"
 #include "moxie/ops/routed_rows.hpp"
 
-/// Rows of experts to tokens and back. Sums have a fixed order, so a result has the same bits in every run, and does not
-/// depend on how rows are aligned.
+/// Rows of experts to tokens and back. Sums have a fixed order, so a result has the same bits in
+/// every run, and does not depend on how rows are aligned.
 namespace moxie::detail::device {
 
 inline constexpr int row_block = 256;  // threads
 
-/// combine_rows: `team` threads of a block, whole warps, have a token; each of them has packs of `Width` columns.
+/// combine_rows: `team` threads of a block, whole warps, have a token; each of them has packs of
+/// `Width` columns.
 template <class B, int Width>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
     combine_token_rows(RowLists<B> lists, ConstMatrix<B> rows, Matrix<B> y, int team) {
@@ -44,7 +45,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
   }
 }
 
-/// combine_rows_backward: a warp has a token and takes 16 bytes of a row a lane; `Packed` says that they are aligned.
+/// combine_rows_backward: a warp has a token and takes 16 bytes of a row a lane; `Packed` says that
+/// they are aligned.
 template <class B, bool Packed>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 3)
     combine_token_weights(RowLists<B> lists, ConstMatrix<B> rows, ConstMatrix<B> dy,

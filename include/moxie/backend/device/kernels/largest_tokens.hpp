@@ -13,8 +13,8 @@
 #include "moxie/core/view.hpp"
 #include "moxie/ops/largest_tokens.hpp"
 
-/// The tokens that an expert takes of a group, by a block: a radix select of the C-th largest pair of score and token,
-/// from the highest byte down until a byte decides, and a sort of the C.
+/// The tokens that an expert takes of a group, by a block: a radix select of the C-th largest pair
+/// of score and token, from the highest byte down until a byte decides, and a sort of the C.
 namespace moxie::detail::device {
 
 inline constexpr int select_threads = 256;  // as many as a byte has values
@@ -38,8 +38,8 @@ struct OrderedBits<double> {
   using type = std::uint64_t;
 };
 
-/// A score and a token, ranked: the larger first, of equal scores the lower token. The first bits of both, the rest 0,
-/// stand for all that begin so.
+/// A score and a token, ranked: the larger first, of equal scores the lower token. The first bits
+/// of both, the rest 0, stand for all that begin so.
 template <class T>
 struct RankedToken {
   using Bits = typename OrderedBits<T>::type;
@@ -77,7 +77,8 @@ struct RankedToken {
 };
 
 inline constexpr std::size_t select_most_bytes = 32 * 1024;
-/// Bytes of shared memory for `count` tokens of an expert and a group: they are sorted as a power of two.
+/// Bytes of shared memory for `count` tokens of an expert and a group: they are sorted as a power
+/// of two.
 template <class T>
 constexpr std::size_t select_bytes(Index count) {
   return sizeof(RankedToken<T>) << static_cast<unsigned>(bits_for(count));
@@ -148,8 +149,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(select_threads)
     return;
   }
 
-  // All that begin with more than the threshold are taken, and those that begin with it as well once there are just as
-  // many as still wanted.
+  // All that begin with more than the threshold are taken, and those that begin with it as well
+  // once there are just as many as still wanted.
   Ranked threshold;
   Ranked known;  // 1 where the threshold is known
   int bytes = 0;

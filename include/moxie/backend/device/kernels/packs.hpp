@@ -29,7 +29,8 @@ MOXIE_DEVICE void store_pack(T* to, const Pack<T, Width>& pack) {
   *reinterpret_cast<Pack<T, Width>*>(to) = pack;
 }
 
-/// Whether all rows of x, up to `cols` columns, can be read and written in packs. Looks at the address alone.
+/// Whether all rows of x, up to `cols` columns, can be read and written in packs. Looks at the
+/// address alone.
 template <class T, class Space>
 bool packs(const MatrixView<T, Space>& x) {
   constexpr Index width = pack_width<T>;

@@ -12,12 +12,12 @@
 #include "moxie/core/view.hpp"
 #include "moxie/ops/sinkhorn.hpp"
 
-/// All of Sinkhorn for a group in one block: potentials and partial sums in shared memory, the matrix in the plan's. Sums
-/// in the order of the generic form.
+/// All of Sinkhorn for a group in one block: potentials and partial sums in shared memory, the
+/// matrix in the plan's. Sums in the order of the generic form.
 namespace moxie::detail::device {
 
 inline constexpr int sinkhorn_threads = 256;
-inline constexpr Index sinkhorn_most = Index{1} << 16;  ///< entries of a group that are not too many for a block
+inline constexpr Index sinkhorn_most = Index{1} << 16;  ///< entries of a group for one block
 inline constexpr std::size_t sinkhorn_most_bytes = 48 * 1024;  ///< of shared memory
 
 /// Shared memory of a group of S tokens.
@@ -53,10 +53,12 @@ class SinkhornBlock {
       const T* from = used ? logits.row(Index{blockIdx.x} * tokens_ + t) : nullptr;
       T peak = math::lowest<T>();
       if (used)
-        for (int e = lane_id() % lanes; e < experts_; e += lanes) peak = math::maximum(peak, from[e]);
+        for (int e = lane_id() % lanes; e < experts_; e += lanes)
+          peak = math::maximum(peak, from[e]);
       peak = team_maximum(peak);
       if (used)
-        for (int e = lane_id() % lanes; e < experts_; e += lanes) z_(t, e) = (from[e] - peak) * scale;
+        for (int e = lane_id() % lanes; e < experts_; e += lanes)
+          z_(t, e) = (from[e] - peak) * scale;
       if (t < tokens_ && lane_id() % lanes == 0) of_token()[t] = used ? peak : T(0);
     }
     for (int e = thread(); e < experts_; e += threads()) of_expert()[e] = 0;
@@ -110,7 +112,8 @@ class SinkhornBlock {
       for (int i = 1; i < chunks_; ++i) peak = math::maximum(peak, peaks()[i * experts_ + e]);
       T sum = 0;
       for (int i = 0; i < chunks_; ++i)
-        if (counts()[i] > 0) sum += sums()[i * experts_ + e] * math::exp(peaks()[i * experts_ + e] - peak);
+        if (counts()[i] > 0)
+          sum += sums()[i * experts_ + e] * math::exp(peaks()[i * experts_ + e] - peak);
       of_expert_next()[e] = target - (peak + math::log(sum));
     }
     __syncthreads();
@@ -118,8 +121,10 @@ class SinkhornBlock {
   /// SinkhornSettle: how far the sums over tokens are from their targets.
   MOXIE_DEVICE T error() const {
     T worst = 0;
-    for (int e = lane_id(); e < experts_; e += warp_size)
-      worst = math::maximum(worst, math::abs(math::exp(of_expert()[e] - of_expert_next()[e]) - T(1)));
+    for (int e = lane_id(); e < experts_; e += warp_size) {
+      const T ratio = math::exp(of_expert()[e] - of_expert_next()[e]);
+      worst = math::maximum(worst, math::abs(ratio - T(1)));
+    }
     return warp_maximum(worst);
   }
   MOXIE_DEVICE void take_next() {
@@ -132,7 +137,9 @@ class SinkhornBlock {
     for (int first = warp_id() * teams; first < tokens_; first += block_warps() * teams) {
       const int t = first + lane_id() / lanes;
       const bool used = t < tokens_ && takes_part(t);
-      T peak = used ? -of_token()[t] : T(0);
+      const bool writes = used && lane_id() % lanes == 0;
+      T peak = writes ? -of_token()[t] : T(0);  // read by who writes it: a shuffle orders no memory
+      peak = __shfl_sync(whole_warp, peak, 0, lanes);
       T sum = team_sum_of_exp(used, t, peak);
       const bool empty = used && !(sum > T(1e-30));
       if (__any_sync(whole_warp, empty)) {
@@ -147,7 +154,7 @@ class SinkhornBlock {
           sum = other;
         }
       }
-      if (used && lane_id() % lanes == 0) of_token()[t] = -(peak + math::log(sum));
+      if (writes) of_token()[t] = -(peak + math::log(sum));
     }
     __syncthreads();
   }
@@ -186,12 +193,12 @@ class SinkhornBlock {
   }
 
   // Pointers are made where they are used: kept, they would take most of the registers.
-  MOXIE_DEVICE T* of_token() const { return shared_; }                           // [S]
-  MOXIE_DEVICE T* of_expert() const { return shared_ + tokens_; }                // [E]
-  MOXIE_DEVICE T* of_expert_next() const { return shared_ + tokens_ + experts_; }       // [E]
-  MOXIE_DEVICE T* peaks() const { return shared_ + tokens_ + 2 * experts_; }   // [chunks, E]
-  MOXIE_DEVICE T* sums() const { return peaks() + chunks_ * experts_; }         // [chunks, E]
-  MOXIE_DEVICE std::int32_t* counts() const {                                  // [chunks]
+  MOXIE_DEVICE T* of_token() const { return shared_; }                             // [S]
+  MOXIE_DEVICE T* of_expert() const { return shared_ + tokens_; }                  // [E]
+  MOXIE_DEVICE T* of_expert_next() const { return of_expert() + experts_; }        // [E]
+  MOXIE_DEVICE T* peaks() const { return of_expert_next() + experts_; }            // [chunks, E]
+  MOXIE_DEVICE T* sums() const { return peaks() + chunks_ * experts_; }            // [chunks, E]
+  MOXIE_DEVICE std::int32_t* counts() const {                                      // [chunks]
     return reinterpret_cast<std::int32_t*>(sums() + chunks_ * experts_);
   }
 

@@ -20,8 +20,8 @@ constexpr std::size_t sinkhorn_solve_bytes(Index experts) {
   return static_cast<std::size_t>(experts * (experts + 2)) * sizeof(T);
 }
 
-/// SinkhornLinks and SinkhornEliminate, a group a block: links [E, E], right sides and the solution in shared memory.
-/// shift: [G, E].
+/// SinkhornLinks and SinkhornEliminate, a group a block: links [E, E], right sides and the solution
+/// in shared memory. shift: [G, E].
 template <class B>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(sinkhorn_solve_threads, 2)
     sinkhorn_solve(ConstMatrix<B> plan, ConstMatrix<B> d_plan, Index group, Matrix<B> shift) {

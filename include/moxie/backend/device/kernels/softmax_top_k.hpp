@@ -63,8 +63,8 @@ MOXIE_DEVICE void warp_top_k(const Registers<T, N>& score, const T* row, int col
   }
 }
 
-/// out = softmax_rows(in) if there is an `out`, and choice = top_k_rows(in, mask) if there is a `choice`. in: [R, E],
-/// E <= 32 N; `out` may be `in`.
+/// out = softmax_rows(in) if there is an `out`, and choice = top_k_rows(in, mask) if there is a
+/// `choice`. in: [R, E], E <= 32 N; `out` may be `in`.
 template <class B, int N>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(rank_threads)
     softmax_top_k(ConstMatrix<B> in, ConstIntVector<B> mask, Matrix<B> out, IntMatrix<B> choice) {

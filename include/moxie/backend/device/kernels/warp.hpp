@@ -35,8 +35,8 @@ MOXIE_DEVICE T warp_maximum(T value) {
     value = math::maximum(value, __shfl_xor_sync(whole_warp, value, step));
   return value;
 }
-/// The sum over a row whose column 32 i + l is term[i] of lane l; every lane has it. Columns are added in the order of
-/// `strip_sum` (core/strip.hpp): 16 partial sums, then a tree.
+/// The sum over a row whose column 32 i + l is term[i] of lane l; every lane has it. Columns are
+/// added in the order of `strip_sum` (core/strip.hpp): 16 partial sums, then a tree.
 template <int N, class T>
 MOXIE_DEVICE T warp_strip_sum(const Registers<T, N>& term) {
   constexpr int strip = warp_size / 2;
