@@ -1,7 +1,8 @@
-# moxie_cuda: the CUDA language and libraries for tests/cuda/*.cu. Defined only where a CUDA compiler is used.
+# The CUDA language for our own tests and benchmarks (tests/cuda, bench/gpu_bench.cu), and the headers compiled by nvcc. Defines
+# moxie_cuda_programs where there is a CUDA compiler.
 
-file(GLOB moxie_cuda_tests CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/cuda/*.cu")
-if(MOXIE_CUDA STREQUAL "OFF" OR (MOXIE_CUDA STREQUAL "AUTO" AND NOT moxie_cuda_tests))
+set(moxie_cuda_programs FALSE)
+if(NOT TARGET moxie_cuda)
   return()
 endif()
 
@@ -11,7 +12,7 @@ if(NOT CMAKE_CUDA_COMPILER)
   if(MOXIE_CUDA STREQUAL "ON")
     message(FATAL_ERROR " moxie: MOXIE_CUDA=ON but no CUDA compiler was found: put nvcc on PATH or set CUDACXX")
   endif()
-  message(STATUS "moxie: no CUDA compiler: the CUDA tests are not built")
+  message(STATUS "moxie: no CUDA compiler: what tests and measures moxie::cuda is not built")
   return()
 endif()
 
@@ -23,9 +24,27 @@ if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25.1 does not know nvcc'
 endif()
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
-find_package(CUDAToolkit REQUIRED)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+set(moxie_cuda_programs TRUE)
+add_custom_target(gpu_programs)  # what scripts/gpu_check needs
 
-add_library(moxie_cuda INTERFACE)
-target_link_libraries(moxie_cuda INTERFACE moxie CUDA::cudart CUDA::cublas CUDA::cublasLt)
-target_compile_options(moxie_warnings INTERFACE
-  "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>" "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")
+target_compile_options(moxie_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>")
+if(MOXIE_WERROR)
+  target_compile_options(moxie_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")
+endif()
+
+# Each header of the GPU's side alone, by nvcc, for each architecture: part of `headers`
+if(TARGET headers)
+  file(GLOB_RECURSE moxie_device_headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/include"
+    "${PROJECT_SOURCE_DIR}/include/moxie/backend/cuda.hpp" "${PROJECT_SOURCE_DIR}/include/moxie/backend/cuda/*.hpp"
+    "${PROJECT_SOURCE_DIR}/include/moxie/backend/device/*.hpp")
+  set(moxie_device_sources)
+  foreach(header IN LISTS moxie_device_headers)
+    set(source "${PROJECT_BINARY_DIR}/cuda_headers/${header}.cu")
+    file(CONFIGURE OUTPUT "${source}" CONTENT "#include <${header}>\n")
+    list(APPEND moxie_device_sources "${source}")
+  endforeach()
+  add_library(moxie_cuda_headers OBJECT EXCLUDE_FROM_ALL ${moxie_device_sources})
+  target_link_libraries(moxie_cuda_headers PRIVATE moxie_cuda moxie_warnings)
+  add_dependencies(headers moxie_cuda_headers)
+endif()

@@ -19,7 +19,7 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/moxieConfigVersion.cmake
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES
   "${PROJECT_BINARY_DIR}/moxieConfig.cmake" "${PROJECT_BINARY_DIR}/moxieConfigVersion.cmake"
-  "${CMAKE_CURRENT_LIST_DIR}/moxieThrust.cmake"
+  "${CMAKE_CURRENT_LIST_DIR}/moxieThrust.cmake" "${CMAKE_CURRENT_LIST_DIR}/moxieCuda.cmake"
   DESTINATION "${moxie_package_dir}" COMPONENT moxie)
 
 # pkg-config: the prefix is where the file lies, so that an installed tree can be moved

@@ -1,4 +1,4 @@
-# The library: moxie::moxie and its opt-in companions moxie::threads, moxie::openmp and moxie::thrust_host.
+# The library: moxie::moxie and its opt-in companions moxie::threads, moxie::openmp, moxie::thrust_host and moxie::cuda.
 
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 
@@ -7,7 +7,7 @@ file(GLOB_RECURSE moxie_headers CONFIGURE_DEPENDS
 # Headers that need a further library or nvcc are installed too, but not compiled alone with the plain target.
 set(moxie_special_headers ${moxie_headers})
 list(FILTER moxie_special_headers INCLUDE REGEX
-  "[.]cuh$|/moxie/backend/cuda/|/moxie/backend/(thrust_host|openmp_executor)[.]hpp$|/moxie/dist/(mpi|nccl)[.]hpp$")
+  "/moxie/backend/cuda[./]|/moxie/backend/(thrust_host|openmp_executor)[.]hpp$|/moxie/dist/(mpi|nccl)[.]hpp$")
 set(moxie_plain_headers ${moxie_headers})
 if(moxie_special_headers)
   list(REMOVE_ITEM moxie_plain_headers ${moxie_special_headers})
@@ -67,6 +67,20 @@ if(MOXIE_THRUST_INCLUDE_DIR)
   moxie_verify_header(moxie_thrust_host backend/thrust_host.hpp)
 else()
   message(STATUS "moxie: no Thrust headers (Debian: libthrust-dev): moxie::thrust_host is left out")
+endif()
+
+include("${CMAKE_CURRENT_LIST_DIR}/moxieCuda.cmake")
+if(NOT MOXIE_CUDA STREQUAL "OFF")
+  find_package(CUDAToolkit QUIET)
+  if(CUDAToolkit_FOUND)
+    add_library(moxie_cuda INTERFACE)
+    add_library(moxie::cuda ALIAS moxie_cuda)
+    moxie_setup_cuda(moxie_cuda moxie)
+  elseif(MOXIE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR " moxie: MOXIE_CUDA=ON but no CUDA toolkit was found: put nvcc on PATH or set CUDAToolkit_ROOT")
+  else()
+    message(STATUS "moxie: no CUDA toolkit: moxie::cuda is left out")
+  endif()
 endif()
 
 # `headers`: compiles each header alone

@@ -22,14 +22,14 @@ struct FmaLoop {
     const V factor = numbers[0] - V{};
     const V summand = numbers[1] - V{};
     moxie::detail::Array<V, chains> sum;
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int c = 0; c < chains; ++c) sum[c] = static_cast<float>(c) - V{};
     for (Index i = 0; i < steps; ++i) {
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int c = 0; c < chains; ++c) sum[c] = sum[c] * factor + summand;
     }
     V all{};
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int c = 0; c < chains; ++c) all += sum[c];
     moxie::detail::store(numbers + 2, all);
   }

@@ -61,8 +61,9 @@ class Ranking {
 /// sense
 using Run = Json (*)(const Json& inputs, Ranking& ranking);
 
-/// Where the library runs.
-enum Target { cpu_double, cpu_float, thrust_double, thrust_float, targets };
+/// Where the library runs. The device is Thrust's C++ system, or what the program is built for
+/// (`device` in main.cpp).
+enum Target { cpu_double, cpu_float, device_double, device_float, targets };
 
 /// A kind of cases, by its name.
 struct Kind {

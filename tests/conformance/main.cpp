@@ -1,4 +1,7 @@
-// conformance: runs golden vectors through the library and compares.
+// conformance: runs golden vectors through the library and compares. A backend that needs the whole
+// program compiled for it has one of its own, conformance_BACKEND, which this one starts.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -11,6 +14,9 @@
 #include <vector>
 
 #include "conformance/compare.hpp"
+#if defined(MOXIE_TEST_CUDA)
+#include "cuda/device_or_code.hpp"
+#endif
 
 namespace {
 
@@ -19,6 +25,17 @@ namespace fs = std::filesystem;
 
 enum Exit { exit_good = 0, exit_failed = 1, exit_usage = 2 };
 enum class Outcome { passed, failed, skipped };
+
+#if defined(MOXIE_TEST_CUDA)
+constexpr const char* device = "cuda";
+constexpr bool has_cpu = false;
+#elif defined(MOXIE_EMULATED)
+constexpr const char* device = "emulated";
+constexpr bool has_cpu = false;
+#else
+constexpr const char* device = "thrust";
+constexpr bool has_cpu = true;
+#endif
 
 /// In float, decisions between scores that are closer may fall either way.
 constexpr double float_gap = 1e-6;
@@ -52,7 +69,7 @@ class Program {
   Program(const std::string& backend, const std::string& scalar)
       : in_float_(scalar == "float"),
         target_(backend == "cpu" ? (in_float_ ? cpu_float : cpu_double)
-                                 : (in_float_ ? thrust_float : thrust_double)) {
+                                 : (in_float_ ? device_float : device_double)) {
     for (const Kind& kind : all_kinds()) kinds_.emplace(kind.name, kind);
   }
   bool has_backend() const { return kinds_.begin()->second.run[target_] != nullptr; }
@@ -93,7 +110,7 @@ class Program {
     }
     if (in_float_) {
       Ranking exact;
-      const Json got = kind.run[cpu_double](inputs, exact);
+      const Json got = kind.run[has_cpu ? cpu_double : device_double](inputs, exact);
       if (exact.smallest_gap() < float_gap && !compare(expected, got, tolerance).difference) {
         std::printf("SKIP %s ranks scores that are %.3g apart\n", name.c_str(),
                     exact.smallest_gap());
@@ -110,9 +127,19 @@ class Program {
   std::map<std::string, Kind, std::less<>> kinds_;
 };
 
+/// Becomes the program for `backend`, which lies beside this one; returns if there is none.
+void become(const std::string& backend, char** argv) {
+  const fs::path other =
+      fs::read_symlink("/proc/self/exe").parent_path() / ("conformance_" + backend);
+  execv(other.c_str(), argv);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+#if defined(MOXIE_TEST_CUDA)
+  if (const int code = moxie::test::device_or_code(); code != 0) return code;
+#endif
   CLI::App app{"Runs golden vectors through the library and compares."};
   std::string backend = "cpu";
   std::string scalar = "double";
@@ -130,8 +157,9 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? exit_good : exit_usage;
   }
   try {
+    if (backend != device && !(backend == "cpu" && has_cpu)) become(backend, argv);
     const Program program(backend, scalar);
-    if (backend == "emulated" || backend == "cuda" || !program.has_backend())
+    if ((backend != device && backend != "cpu") || !program.has_backend())
       throw UsageError("this build has no backend '" + backend + "'");
     int passed = 0;
     int failed = 0;

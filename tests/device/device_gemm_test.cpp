@@ -186,10 +186,9 @@ TEST_CASE_TEMPLATE("DeviceBackend::batched_gemm repeats a matrix of stride zero"
   CHECK(c.to_vector() == std::vector<T>{2, 6, 10, 14});
 }
 
-TEST_CASE_TEMPLATE("DeviceBackend: the bits of a row do not depend on the batch", B,
+TEST_CASE_TEMPLATE("DeviceBackend: a row does not depend on the batch", B,
                    DEVICE_BACKENDS) {
   using T = typename B::Scalar;
-  static_assert(B::batch_invariant);
   B backend;
   const Index rows = 41, cols = 37, inner = 53;
   const Buffer<T, B> a(backend, numbers<T>(rows * inner, 19));
@@ -202,7 +201,11 @@ TEST_CASE_TEMPLATE("DeviceBackend: the bits of a row do not depend on the batch"
     backend.gemm(Op::none, Op::none, T(1), a.view(rows, inner).middle(r, 1), b.view(inner, cols),
                  T(0), alone.view(rows, cols).middle(r, 1));
   }
-  CHECK(together.to_vector() == alone.to_vector());
+  if (B::batch_invariant) {
+    CHECK(together.to_vector() == alone.to_vector());
+  } else {
+    CHECK(largest_error(together.to_vector(), in_double(alone.to_vector())) <= rounding<T>);
+  }
 }
 
 }  // namespace

@@ -60,6 +60,28 @@ TEST_CASE_TEMPLATE("DeviceBackend fills scalars and integers", B, DEVICE_BACKEND
   CHECK(i.to_vector() == std::vector<std::int32_t>(5, -3));
 }
 
+struct NotePlace {
+  Index* place;  // [2]
+  MOXIE_HD void operator()(Index row, Index col) const {
+    place[0] = row;
+    place[1] = col;
+  }
+};
+
+TEST_CASE("An index of a matrix is a row and a column, also where 32 bits do not hold it") {
+  Index place[2] = {};
+  const auto at = [&](Index i, Index cols) {
+    detail::device::ByRowAndColumn<NotePlace>{{place}, cols}(i);
+    return std::vector<Index>{place[0], place[1]};
+  };
+  const Index large = (Index{1} << 32) + 5;
+  CHECK(at(17, 5) == std::vector<Index>{3, 2});
+  CHECK(at(large - 6, 1000) == std::vector<Index>{4294967, 295});
+  CHECK(at(large, 1000) == std::vector<Index>{4294967, 301});
+  CHECK(at(17, large) == std::vector<Index>{0, 17});
+  CHECK(at(3 * large + 1, large) == std::vector<Index>{3, 1});
+}
+
 TEST_CASE_TEMPLATE("DeviceBackend::for_each visits each index once", B, DEVICE_BACKENDS) {
   using T = typename B::Scalar;
   B backend;

@@ -2,7 +2,7 @@
 # their_headers.hpp, with the headers of others that those include; the target finds them.
 function(moxie_list_headers folder target)
   file(GLOB_RECURSE headers RELATIVE "${folder}" "${folder}/moxie/*.hpp")
-  list(FILTER headers EXCLUDE REGEX "^moxie/backend/(cuda/|thrust_host|openmp_executor)|^moxie/dist/(mpi|nccl)")
+  list(FILTER headers EXCLUDE REGEX "^moxie/backend/(cuda[./]|thrust_host|openmp_executor)|^moxie/dist/(mpi|nccl)")
   list(LENGTH headers count)
   if(count LESS 100)
     message(FATAL_ERROR "expected moxie's headers in ${folder}, there are ${count}")

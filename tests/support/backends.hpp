@@ -17,8 +17,18 @@
 ///   }
 ///
 /// MOXIE_DOUBLE_BACKENDS is for what float adds nothing to: gradients against differences, say.
-/// The build defines MOXIE_TEST_THRUST where it found Thrust's headers.
-#if defined(MOXIE_TEST_THRUST)
+/// The build defines MOXIE_TEST_THRUST where it found Thrust's headers. Under nvcc the backends are
+/// the GPU's, and in tests/emulated the emulated ones: the same bodies run there.
+#if defined(__CUDACC__)
+#include "moxie/backend/cuda.hpp"
+#define MOXIE_TEST_BACKENDS ::moxie::CudaBackend<double>, ::moxie::CudaBackend<float>
+#define MOXIE_DOUBLE_BACKENDS ::moxie::CudaBackend<double>
+#elif defined(MOXIE_EMULATED)
+#include "support/emulator/emulated_leaf.hpp"
+#define MOXIE_TEST_BACKENDS \
+  ::moxie::test::EmulatedBackend<double>, ::moxie::test::EmulatedBackend<float>
+#define MOXIE_DOUBLE_BACKENDS ::moxie::test::EmulatedBackend<double>
+#elif defined(MOXIE_TEST_THRUST)
 #include "moxie/backend/thrust_host.hpp"
 #define MOXIE_TEST_BACKENDS \
   ::moxie::CpuBackend<double>, ::moxie::CpuBackend<float>, ::moxie::ThrustHostBackend<double>
@@ -30,7 +40,13 @@
 
 TYPE_TO_STRING_AS("CpuBackend<double>", moxie::CpuBackend<double>);
 TYPE_TO_STRING_AS("CpuBackend<float>", moxie::CpuBackend<float>);
-#if defined(MOXIE_TEST_THRUST)
+#if defined(__CUDACC__)
+TYPE_TO_STRING_AS("CudaBackend<double>", moxie::CudaBackend<double>);
+TYPE_TO_STRING_AS("CudaBackend<float>", moxie::CudaBackend<float>);
+#elif defined(MOXIE_EMULATED)
+TYPE_TO_STRING_AS("EmulatedBackend<double>", moxie::test::EmulatedBackend<double>);
+TYPE_TO_STRING_AS("EmulatedBackend<float>", moxie::test::EmulatedBackend<float>);
+#elif defined(MOXIE_TEST_THRUST)
 TYPE_TO_STRING_AS("ThrustHostBackend<double>", moxie::ThrustHostBackend<double>);
 TYPE_TO_STRING_AS("ThrustHostBackend<float>", moxie::ThrustHostBackend<float>);
 #endif

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/capacity/priority.hpp"
+#include "moxie/ops/assign_rows.hpp"
 
 namespace moxie {
 
@@ -31,82 +32,6 @@ struct AssignMemory {
 };
 
 namespace detail {
-// Keys are segments e * G + g, so that rows of an expert lie together, group after group;
-// assignments without an expert come last. Laid out choice by choice in the order of priority, a
-// stable sort gives each its slot.
-template <Backend B>
-struct AssignKeys {
-  static constexpr bool one_level = true;
-  ConstIntMatrix<B> choice;
-  ConstIntVector<B> order;  // empty: the tokens as they are
-  Index group, groups, experts;
-  IntVector<B> key, value;
-
-  MOXIE_HD void operator()(Index i) const {
-    const Index tokens = choice.rows;
-    const Index k = i / tokens;
-    const Index t = order ? order[i - k * tokens] : i - k * tokens;
-    const Index e = choice(t, k);
-    key[i] = static_cast<std::int32_t>(e < 0 ? experts * groups : e * groups + t / group);
-    value[i] = static_cast<std::int32_t>(t * choice.cols + k);
-  }
-};
-template <Backend B>
-struct SegmentBegin {
-  static constexpr bool one_level = true;
-  ConstIntVector<B> key;
-  IntVector<B> begin;
-
-  MOXIE_HD void operator()(Index s) const {
-    Index low = 0;
-    Index high = key.size;
-    while (low < high) {
-      const Index middle = low + (high - low) / 2;
-      if (key[middle] < s) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    begin[s] = static_cast<std::int32_t>(low);
-  }
-};
-template <Backend B>
-struct SegmentKept {
-  static constexpr bool one_level = true;
-  ConstIntVector<B> begin;
-  Index capacity;
-  IntVector<B> kept;
-
-  MOXIE_HD void operator()(Index s) const {
-    const Index held = s + 1 < begin.size ? begin[s + 1] - begin[s] : 0;
-    kept[s] = static_cast<std::int32_t>(held < capacity ? held : capacity);
-  }
-};
-template <Backend B>
-struct PlaceAssignment {
-  static constexpr bool one_level = true;
-  ConstIntVector<B> key, value, begin, base;
-  Index capacity;
-  SparseRouting<B> r;
-
-  MOXIE_HD void operator()(Index i) const {
-    const Index segment = key[i];
-    const Index a = value[i];
-    Index slot = -1;
-    Index row = -1;
-    if (segment + 1 < begin.size) {
-      slot = i - begin[segment];
-      if (slot < capacity) {
-        row = base[segment] + slot;
-        r.token[row] = static_cast<std::int32_t>(a / r.choice.cols);
-        r.assignment[row] = static_cast<std::int32_t>(a);
-      }
-    }
-    r.slot.data[a] = static_cast<std::int32_t>(slot);
-    r.row.data[a] = static_cast<std::int32_t>(row);
-  }
-};
 /// What is left to do when choices and slots are known by other means than the sort.
 template <Backend B>
 struct SlotOnly {
@@ -139,15 +64,6 @@ struct PlaceSlot {
     r.row.data[a] = static_cast<std::int32_t>(row);
   }
 };
-template <Backend B>
-struct ExpertOffset {
-  static constexpr bool one_level = true;
-  ConstIntVector<B> base;
-  Index groups;
-  IntVector<B> offset;
-
-  MOXIE_HD void operator()(Index e) const { offset[e] = base[e * groups]; }
-};
 template <Backend B, class C>
 bool reroutes(const C& capacity) {
   if constexpr (HasReroute<C, B>) {
@@ -169,7 +85,7 @@ bool reroutes(const C& capacity) {
 /// Returns whether r.choice may have changed (the capacity reroutes): weights made before are then
 /// stale, and the router must `weigh` again.
 ///
-/// Cost: one stable sort of T*K keys of log2(E*G) bits. Does not block.
+/// Cost: that of `assign_rows`. Does not block.
 template <Backend B, class C>
 bool assign_slots(B& b, const Context<B>& ctx, const C& priority, Index capacity,
                   const AssignMemory<B>& memory, SparseRouting<B>& r) {
@@ -183,35 +99,39 @@ bool assign_slots(B& b, const Context<B>& ctx, const C& priority, Index capacity
     priority.order(b, ctx, r, own, memory.scratch);
     order = own;
   }
-  const IntVector<B> key = memory.key.middle(0, assignments);
-  const IntVector<B> value = memory.value.middle(0, assignments);
   const Index segments = experts * groups;
-  const IntVector<B> begin = memory.begin.middle(0, segments + 1);
-  const IntVector<B> base = memory.base.middle(0, segments + 1);
-
-  b.for_each(assignments,
-             detail::AssignKeys<B>{r.choice, order, r.shape.group, groups, experts, key, value});
-  b.sort_pairs(key, value, detail::bits_for(segments + 1), memory.scratch);
-  b.for_each(segments + 1, detail::SegmentBegin<B>{key, begin});
-  b.for_each(segments + 1, detail::SegmentKept<B>{begin, capacity, base});
-  const bool rerouted = detail::reroutes<B>(priority);
+  const AssignmentLists<B> lists{.choice = r.choice,
+                                 .order = order,
+                                 .group = r.shape.group,
+                                 .experts = experts,
+                                 .capacity = capacity,
+                                 .slot = r.slot,
+                                 .row = r.row,
+                                 .token = r.token,
+                                 .assignment = r.assignment,
+                                 .offset = r.offset,
+                                 .key = memory.key.middle(0, assignments),
+                                 .value = memory.value.middle(0, assignments),
+                                 .begin = memory.begin.middle(0, segments + 1),
+                                 .base = memory.base.middle(0, segments + 1),
+                                 .scratch = memory.scratch};
   if constexpr (HasReroute<C, B>) {
-    if (rerouted) {
-      b.for_each(assignments, detail::SlotOnly<B>{key, value, begin, r.slot});
+    if (priority.reroutes()) {
+      detail::sort_by_segment(b, lists);
+      b.for_each(assignments, detail::SlotOnly<B>{lists.key, lists.value, lists.begin, r.slot});
       // The sorted keys are not needed again: their memory serves the policy.
-      priority.reroute(
-          b, ctx, FirstPass<B>{capacity, order, base.middle(0, segments), key.middle(0, tokens)},
-          r);
+      priority.reroute(b, ctx,
+                       FirstPass<B>{capacity, order, lists.base.middle(0, segments),
+                                    lists.key.middle(0, tokens)},
+                       r);
+      b.exclusive_scan(ConstIntVector<B>(lists.base), lists.base, memory.scratch);
+      b.for_each(assignments, detail::PlaceSlot<B>{lists.base, groups, capacity, r});
+      b.for_each(experts + 1, detail::ExpertOffset<B>{lists.base, groups, r.offset});
+      return true;
     }
   }
-  b.exclusive_scan(ConstIntVector<B>(base), base, memory.scratch);
-  if (rerouted) {
-    b.for_each(assignments, detail::PlaceSlot<B>{base, groups, capacity, r});
-  } else {
-    b.for_each(assignments, detail::PlaceAssignment<B>{key, value, begin, base, capacity, r});
-  }
-  b.for_each(experts + 1, detail::ExpertOffset<B>{base, groups, r.offset});
-  return rerouted;
+  assign_rows(b, lists);
+  return false;
 }
 
 }  // namespace moxie

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "moxie/capacity/concept.hpp"
+#include "moxie/core/bits.hpp"
 #include "moxie/core/math.hpp"
 
 /// A Priority orders the tokens of each group: who comes first gets a slot first. The same order is
@@ -17,12 +18,6 @@
 namespace moxie {
 
 namespace detail {
-inline int bits_for(Index count) {
-  int bits = 1;
-  while ((Index{1} << bits) < count) ++bits;
-  return bits;
-}
-
 template <Backend B>
 struct TokenOrder {
   static constexpr bool elementwise = true;

@@ -17,6 +17,8 @@ struct Rows {
   ConstVector<B> scale{};
   ConstIntVector<B> offset{};
   Index rows = 0;
+  /// Rows of each expert, if the host knows that all have as many: offset[e] = e * each. Else 0.
+  Index each = 0;
 
   MOXIE_HD Index experts() const { return offset.size - 1; }
   /// Row of `x` that row r reads.

@@ -16,6 +16,7 @@ inline constexpr Index strip = 16;  // one AVX-512 vector of floats; part of the
 inline constexpr Index half_strip = strip / 2;
 
 /// Sum of term(j) for j < n.
+MOXIE_CALLS_GIVEN
 template <class T, Index Rest = 1, class F>
 MOXIE_HD MOXIE_INLINE T strip_sum(Index n, const F& term) {
   T part[strip] = {};
@@ -35,6 +36,7 @@ MOXIE_HD MOXIE_INLINE T strip_sum(Index n, const F& term) {
 }
 
 /// Largest value(j) for j < n; `least` if n is 0.
+MOXIE_CALLS_GIVEN
 template <class T, Index Rest = 1, class F>
 MOXIE_HD MOXIE_INLINE T strip_maximum(Index n, const F& value, T least) {
   T part[strip];
@@ -54,6 +56,7 @@ MOXIE_HD MOXIE_INLINE T strip_maximum(Index n, const F& value, T least) {
   return part[0];
 }
 /// The lowest finite number if n is 0.
+MOXIE_CALLS_GIVEN
 template <class T, Index Rest = 1, class F>
 MOXIE_HD MOXIE_INLINE T strip_maximum(Index n, const F& value) {
   return strip_maximum<T, Rest>(n, value, math::lowest<T>());

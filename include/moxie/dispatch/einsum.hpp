@@ -126,7 +126,7 @@ struct EinsumDispatcher {
                detail::EinsumOffset<B>{r.shape.groups() * capacity(r.shape), tape.offset});
     b.for_each(n, x.cols,
                detail::EinsumDispatch<B>{{r}, capacity(r.shape), x, tape.x.top(n), false});
-    return {tape.x.top(n), {}, {}, tape.offset, n};
+    return {tape.x.top(n), {}, {}, tape.offset, n, n / r.shape.experts};
   }
   template <Backend B>
   void combine(B& b, const SparseRouting<B>& r, ConstMatrix<B> rows, Matrix<B> y, Tape<B>&) const {
@@ -139,7 +139,7 @@ struct EinsumDispatcher {
     b.for_each(dy.rows, detail::EinsumWeight<B>{r, capacity(r.shape), rows, dy, g.weight});
     b.for_each(n, dy.cols,
                detail::EinsumDispatch<B>{{r}, capacity(r.shape), dy, tape.dy.top(n), true});
-    return {tape.dy.top(n), {}, {}, tape.offset, n};
+    return {tape.dy.top(n), {}, {}, tape.offset, n, n / r.shape.experts};
   }
   template <Backend B>
   void dispatch_backward(B& b, const SparseRouting<B>& r, ConstMatrix<B> d_rows, Matrix<B> dx,

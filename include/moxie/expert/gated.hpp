@@ -146,7 +146,7 @@ struct GatedFeedForward {
  private:
   template <Backend B>
   static Rows<B> plain(ConstMatrix<B> m, const Rows<B>& like) {
-    return {m, {}, {}, like.offset, like.rows};
+    return {m, {}, {}, like.offset, like.rows, like.each};
   }
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "moxie/core/math.hpp"
@@ -38,6 +39,18 @@ MOXIE_HD MOXIE_INLINE float settled(float moment) {
 }
 MOXIE_HD MOXIE_INLINE double settled(double moment) { return moment; }
 
+/// The step on N neighbours: values p, gradients g, moments m and v.
+template <class T, std::size_t N>
+MOXIE_HD MOXIE_INLINE void adam_w_step(const AdamWFactors<T>& f, T (&p)[N], const T (&g)[N],
+                                       T (&m)[N], T (&v)[N]) {
+  constexpr auto length = static_cast<Index>(N);
+  for (Index i = 0; i < length; ++i) m[i] = settled(f.beta1 * m[i] + f.rest1 * g[i]);
+  for (Index i = 0; i < length; ++i) v[i] = settled(f.beta2 * v[i] + f.rest2 * g[i] * g[i]);
+  for (Index i = 0; i < length; ++i)
+    p[i] -= f.learning_rate *
+            (m[i] * f.correction1 / (root(v[i] * f.correction2) + f.epsilon) + f.decay * p[i]);
+}
+
 template <Backend B>
 struct AdamWStrip {
   using T = typename B::Scalar;
@@ -55,12 +68,7 @@ struct AdamWStrip {
     load_strip<B>(gradients.data + at, n, g);
     load_strip<B>(first.data + at, n, m);
     load_strip<B>(second.data + at, n, v);
-    for (Index i = 0; i < length; ++i) m[i] = settled(f.beta1 * m[i] + f.rest1 * g[i]);
-    for (Index i = 0; i < length; ++i)
-      v[i] = settled(f.beta2 * v[i] + f.rest2 * g[i] * g[i]);
-    for (Index i = 0; i < length; ++i)
-      p[i] -= f.learning_rate *
-              (m[i] * f.correction1 / (root(v[i] * f.correction2) + f.epsilon) + f.decay * p[i]);
+    adam_w_step(f, p, g, m, v);
     store_strip<B>(m, n, first.data + at);
     store_strip<B>(v, n, second.data + at);
     store_strip<B>(p, n, values.data + at);

@@ -60,7 +60,7 @@ struct BiasEnd {
   Matrix<B> out;
 
   void whole(B& b, ConstIntVector<B> offset, Matrix<B> to) const { add_bias(b, bias, offset, to); }
-  MOXIE_INLINE void part(Index e, Index r, Index col, Index n) const {
+  MOXIE_HD MOXIE_INLINE void part(Index e, Index r, Index col, Index n) const {
     const auto* const add = bias.row(e) + col;
     auto* const to = out.row(r) + col;
     detail::row_map(n, to, [=](Index j) { return to[j] + add[j]; });
@@ -76,7 +76,7 @@ struct BiasActivationEnd {
   void whole(B& b, ConstIntVector<B> offset, Matrix<B> out) const {
     bias_activation<A>(b, bias, offset, out, act, keep_pre);
   }
-  MOXIE_INLINE void part(Index e, Index r, Index col, Index n) const {
+  MOXIE_HD MOXIE_INLINE void part(Index e, Index r, Index col, Index n) const {
     const auto* const add = bias.row(e) + col;
     auto* const in = pre.row(r) + col;
     auto* const out = act.row(r) + col;
@@ -98,7 +98,7 @@ struct ActivationBackwardEnd {
   void whole(B& b, ConstIntVector<B> offset, Matrix<B> out) const {
     activation_backward<A>(b, offset, pre, out);
   }
-  MOXIE_INLINE void part(Index /*e*/, Index r, Index col, Index n) const {
+  MOXIE_HD MOXIE_INLINE void part(Index /*e*/, Index r, Index col, Index n) const {
     const auto* const in = pre.row(r) + col;
     auto* const out = d.row(r) + col;
     detail::row_map(n, out, [=](Index j) { return out[j] * A::derivative(in[j]); });

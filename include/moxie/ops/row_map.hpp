@@ -9,6 +9,7 @@ namespace moxie::detail {
 /// to[j] = value(j) for j < n. A strip of values is complete before the first of it is stored, so
 /// that the compiler need not know whether `to` overlaps what `value` reads; `to` may be what
 /// `value(j)` reads at j.
+MOXIE_CALLS_GIVEN
 template <Index Rest = 1, class T, class F>
 MOXIE_HD MOXIE_INLINE void row_map(Index n, T* to, const F& value) {
   Index j = 0;
@@ -28,6 +29,7 @@ MOXIE_HD MOXIE_INLINE void row_map(Index n, T* to, const F& value) {
 }
 
 /// to[j] = value(j), or += with `Add`, as row_map; returns the sum of value(j) in the order of strip_sum.
+MOXIE_CALLS_GIVEN
 template <bool Add, class T, class F>
 MOXIE_HD MOXIE_INLINE T row_map_sum(Index n, T* to, const F& value) {
   T sum[strip] = {};

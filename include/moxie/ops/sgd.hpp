@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "moxie/ops/accelerate.hpp"
 #include "moxie/ops/strips.hpp"
 
@@ -14,6 +16,14 @@ struct SgdFactors {
 };
 
 namespace detail {
+/// The step on N neighbours: values p, gradients g, trace t.
+template <class T, std::size_t N>
+MOXIE_HD MOXIE_INLINE void sgd_step(const SgdFactors<T>& f, T (&p)[N], const T (&g)[N], T (&t)[N]) {
+  constexpr auto length = static_cast<Index>(N);
+  for (Index i = 0; i < length; ++i) t[i] = g[i] + f.momentum * t[i];
+  for (Index i = 0; i < length; ++i) p[i] -= f.learning_rate * (t[i] + f.decay * p[i]);
+}
+
 template <Backend B>
 struct SgdStrip {
   using T = typename B::Scalar;
@@ -30,8 +40,7 @@ struct SgdStrip {
     load_strip<B>(values.data + at, n, p);
     load_strip<B>(gradients.data + at, n, g);
     load_strip<B>(trace.data + at, n, t);
-    for (Index i = 0; i < length; ++i) t[i] = g[i] + f.momentum * t[i];
-    for (Index i = 0; i < length; ++i) p[i] -= f.learning_rate * (t[i] + f.decay * p[i]);
+    sgd_step(f, p, g, t);
     store_strip<B>(t, n, trace.data + at);
     store_strip<B>(p, n, values.data + at);
   }

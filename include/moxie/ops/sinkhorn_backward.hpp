@@ -24,11 +24,16 @@ struct SinkhornBackwardMemory {
 };
 
 namespace detail {
+// Experts whose links are below share nothing that a result could show.
+template <class T>
+inline constexpr T sinkhorn_lost = static_cast<T>(1e-30);
+
 // With rows of the plan P that sum to 1, x = (P R)1 - P y leaves for y the system
 //   (diag(P^T 1) - P^T P) y = sum over tokens of P_se (R_se - <P_s, R_s>),
 // whose matrix is the Laplacian of a graph of experts with links P_i^T P_j >= 0. Links and right
 // side are sums over pairs of experts, and vertices are eliminated without a subtraction, so that
 // the result is accurate even where tokens are all but assigned and the system is all but singular.
+
 template <Backend B>
 struct SinkhornLinks {
   ConstMatrix<B> plan, d_plan;
@@ -69,7 +74,7 @@ struct SinkhornEliminate {
       const T* from = link.row(k);
       const T all = strip_sum<T>(k, [=](Index j) { return from[j]; });
       link(k, k) = all;  // the diagonal is not used otherwise
-      if (!(all > lost)) continue;
+      if (!(all > sinkhorn_lost<T>)) continue;
       for (Index i = 0; i < k; ++i) {
         const T share = link(i, k) / all;
         T* to = link.row(i);
@@ -82,13 +87,9 @@ struct SinkhornEliminate {
       const T* from = link.row(k);
       const T all = from[k];
       const T sum = strip_sum<T>(k, [=](Index j) { return from[j] * shift[j]; });
-      shift[k] = all > lost ? (right[k] + sum) / all : T(0);
+      shift[k] = all > sinkhorn_lost<T> ? (right[k] + sum) / all : T(0);
     }
   }
-
- private:
-  // Experts whose links are below share nothing that a result could show.
-  static constexpr typename B::Scalar lost = static_cast<typename B::Scalar>(1e-30);
 };
 template <Backend B>
 struct SinkhornLogits {

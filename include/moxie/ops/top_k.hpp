@@ -7,6 +7,20 @@
 namespace moxie {
 
 namespace detail {
+/// best[0 .. k) = the columns of the k largest of n scores, by insertion into a list of at most k: an equal score stays
+/// behind the lower index, and NaN where it comes to lie.
+template <class T>
+MOXIE_HD inline void insert_top_k(const T* score, Index n, Index k, std::int32_t* best) {
+  Index held = 0;
+  for (Index e = 0; e < n; ++e) {
+    const T s = score[e];
+    if (held == k && !(s > score[best[k - 1]])) continue;
+    Index at = held < k ? held++ : k - 1;
+    for (; at > 0 && s > score[best[at - 1]]; --at) best[at] = best[at - 1];
+    best[at] = static_cast<std::int32_t>(e);
+  }
+}
+
 template <Backend B>
 struct TopKRow {
   using T = typename B::Scalar;
@@ -27,7 +41,7 @@ struct TopKRow {
     Id last = -1;
     for (Index j = 0; j < k; ++j) {
       last = next(score, bound, last);
-      if (last < 0) return insert(score, best);
+      if (last < 0) return insert_top_k(score, scores.cols, k, best);
       best[j] = last;
       bound = score[last];
     }
@@ -52,18 +66,6 @@ struct TopKRow {
         },
         0);
     return found > 0 ? static_cast<Id>(n) - found : Id(-1);
-  }
-  /// Insertion into a list of at most k: an equal score stays behind the lower index.
-  MOXIE_HD void insert(const T* score, Id* best) const {
-    const Index k = choice.cols;
-    Index held = 0;
-    for (Index e = 0; e < scores.cols; ++e) {
-      const T s = score[e];
-      if (held == k && !(s > score[best[k - 1]])) continue;
-      Index at = held < k ? held++ : k - 1;
-      for (; at > 0 && s > score[best[at - 1]]; --at) best[at] = best[at - 1];
-      best[at] = static_cast<Id>(e);
-    }
   }
 };
 

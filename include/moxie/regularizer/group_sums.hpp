@@ -12,7 +12,7 @@ namespace moxie::detail {
 template <class B>
 inline constexpr Index sum_experts = std::is_same_v<typename B::Space, HostSpace> ? strip : 1;
 template <class B>
-constexpr Index sum_strips(Index experts) {
+MOXIE_HD constexpr Index sum_strips(Index experts) {
   return (experts + sum_experts<B> - 1) / sum_experts<B>;
 }
 
@@ -48,7 +48,7 @@ struct GroupProbabilitySum {
 template <class B>
 inline constexpr Index block_tokens = std::is_same_v<typename B::Space, HostSpace> ? 64 : 1;
 template <class B>
-constexpr Index token_blocks(Index tokens) {
+MOXIE_HD constexpr Index token_blocks(Index tokens) {
   return (tokens + block_tokens<B> - 1) / block_tokens<B>;
 }
 /// Tokens [first, last) of a block that lie in one group, then those in the next, as long as there are any:

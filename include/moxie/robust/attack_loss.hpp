@@ -18,7 +18,7 @@ enum class AttackLoss {
   dlr,                     ///< -(z_y - max over j != y of z_j) / (z_(1) - z_(3) + 1e-12)
   targeted_dlr             ///< -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)
 };
-constexpr bool is_targeted(AttackLoss loss) {
+MOXIE_HD constexpr bool is_targeted(AttackLoss loss) {
   return loss == AttackLoss::targeted_cross_entropy || loss == AttackLoss::target_margin ||
          loss == AttackLoss::targeted_dlr;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "moxie/core/error.hpp"
-#include "moxie/ops/top_k.hpp"
+#include "moxie/ops/softmax_top_k.hpp"
 #include "moxie/router/combine_source.hpp"
 #include "moxie/router/concept.hpp"
 #include "moxie/router/ranked_scores.hpp"
@@ -49,8 +49,13 @@ struct TopKRouter {
   }
   template <Backend B>
   void route(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
-    score(b, ctx, r);
-    select(b, ctx, r);
+    if (r.bias) {
+      score(b, ctx, r);
+      select(b, ctx, r);
+    } else {  // both read the logits alone
+      if (r.noisy()) softmax_rows(b, ConstMatrix<B>(r.logits), r.probs);
+      softmax_top_k_rows(b, ConstMatrix<B>(r.noisy_logits), ctx.mask, r.noisy_probs, r.choice);
+    }
     weigh(b, ctx, r);
   }
   template <Backend B>

@@ -95,8 +95,10 @@ class SparseFixture {
     assign_slots(*backend_, context, priority, shape().capacity, memory, routing);
   }
   void zero_gradients() {
-    for (const Matrix<B>& m :
-         {gradients.logits, gradients.probs, noisy_probs_, gradients.plan, gradients.weight})
+    // a named array: nvcc cannot pass a list of these on to the host's compiler
+    const Matrix<B> all[] = {gradients.logits, gradients.probs, noisy_probs_, gradients.plan,
+                             gradients.weight};
+    for (const Matrix<B>& m : all)
       if (m) backend_->fill(Vector<B>(m.data, m.size()), T(0));
   }
 

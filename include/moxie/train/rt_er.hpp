@@ -218,7 +218,8 @@ struct RtEr {
     using B = typename M::BackendType;
     using Weights = typename Routes<B>::Weights;
     for (Routes<B>& r : s.routes)
-      r = {.weights = scope == Scope::image_expert ? Weights::unit : Weights::gate, .rank = 1};
+      r = Routes<B>{.weights = scope == Scope::image_expert ? Weights::unit : Weights::gate,
+                    .rank = 1};
     if (scope == Scope::forced_second) return 1;
     s.target->set_routes(s.routes);
     s.target->scores(batch.x, s.y, s.clean_scores);
@@ -228,7 +229,7 @@ struct RtEr {
       throw_config(who, ": the model's MoE layer routes ", note.tokens, " tokens of ",
                    batch.x.rows, " images, expected one an image (for a transformer take "
                    "Scope::forced_second)");
-    s.routes[0] = {.choice = s.choice, .weights = Weights::unit};
+    s.routes[0] = Routes<B>{.choice = s.choice, .weights = Weights::unit};
     return note.experts;
   }
   template <Layer M, class B = typename M::BackendType>

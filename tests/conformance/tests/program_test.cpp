@@ -148,6 +148,19 @@ TEST_CASE("in float a ranking of scores that float cannot tell apart is skipped"
   CHECK(run(v, "--scalar float").code == 1);
 }
 
+#if defined(MOXIE_TEST_THRUST)
+TEST_CASE("a backend that has a program of its own is run by that") {
+  json v = read_vector("01_capacity");
+  Ending e = run(v, "--backend emulated --scalar float");
+  CHECK(e.code == 0);
+  CHECK(e.text == "PASS 01_capacity 0\n1 passed, 0 failed\n");
+  v["expected"]["capacity"][1] = 77;
+  e = run(v, "--backend emulated");
+  CHECK(e.code == 1);
+  CHECK(e.text == "FAIL 01_capacity capacity[1] 77 3\n0 passed, 1 failed\n");
+}
+#endif
+
 TEST_CASE("what cannot be run at all ends with 2") {
   const std::string vectors = "'" MOXIE_TEST_SOURCE_DIR "/tests/conformance/vectors'";
   const auto refused = [](const std::string& arguments, const std::string& text) {
@@ -157,8 +170,11 @@ TEST_CASE("what cannot be run at all ends with 2") {
   };
   refused("", "path is required");
   refused("/does/not/exist.json", "conformance: there is no file or folder '/does/not/exist.json'");
-  refused("--backend cuda " + vectors, "conformance: this build has no backend 'cuda'");
+  if (!std::filesystem::exists(MOXIE_TEST_BIN_DIR "/conformance_cuda"))
+    refused("--backend cuda " + vectors, "conformance: this build has no backend 'cuda'");
+#if !defined(MOXIE_TEST_THRUST)
   refused("--backend emulated " + vectors, "conformance: this build has no backend 'emulated'");
+#endif
   refused("--backend gpu " + vectors, "gpu");
   refused("--scalar half " + vectors, "half");
   const Folder empty;

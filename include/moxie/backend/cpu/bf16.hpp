@@ -116,10 +116,10 @@ struct WidenedTile {
     constexpr Index fetch = 8;
     Array<Array<V, N>, rows> sum;
     Array<const float*, rows> row;
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int r = 0; r < rows; ++r) {
       row[r] = static_cast<const float*>(t.a[r]);
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int j = 0; j < N; ++j) {
         sum[r][j] = V{};
         __builtin_prefetch(t.c[r] + j * width, 1);
@@ -134,43 +134,43 @@ struct WidenedTile {
       for (Index s = 0; s < t.next_rows * N; ++s, fetched += width) __builtin_prefetch(fetched, 0, 2);
       for (; p != stop; p += 2, right += N * width) {
         Array<V, N> factor;
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int half = 0; half < 2; ++half) {
-          MOXIE_UNROLL
+          MOXIE_CPU_UNROLL
           for (int j = 0; j < N; ++j) {
             U pair;
             load(pair, right + j * width);
             const U wide = half == 0 ? pair << 16U : pair & 0xffff0000U;
             __builtin_memcpy(&factor[j], &wide, sizeof wide);
           }
-          MOXIE_UNROLL
+          MOXIE_CPU_UNROLL
           for (int r = 0; r < rows; ++r) {
             const V x = row[r][p + half] - V{};
-            MOXIE_UNROLL
+            MOXIE_CPU_UNROLL
             for (int j = 0; j < N; ++j) sum[r][j] += x * factor[j];
           }
         }
       }
     }
     if (end != t.inner) {
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int j = 0; j < N; ++j) {
         U pair;
         V factor;
         load(pair, right + j * width);
         const U wide = pair << 16U;
         __builtin_memcpy(&factor, &wide, sizeof wide);
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int r = 0; r < rows; ++r) {
           const V x = row[r][end] - V{};
           sum[r][j] += x * factor;
         }
       }
     }
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int r = 0; r < rows; ++r) {
       const V scale = t.alpha[r] - V{};
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int j = 0; j < N; ++j) {
         const V y = scale * sum[r][j];
         store(t.c[r] + j * width, y);
@@ -196,10 +196,10 @@ MOXIE_TARGET_DOT void dot_tile(const PairTile& t) {
   constexpr Index fetch = 8;
   Array<Array<V, N>, rows> sum;
   Array<const std::uint32_t*, rows> row;
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int r = 0; r < rows; ++r) {
     row[r] = static_cast<const std::uint32_t*>(t.a[r]);
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int j = 0; j < N; ++j) {
       sum[r][j] = V{};
       __builtin_prefetch(t.c[r] + j * width, 1);
@@ -214,14 +214,14 @@ MOXIE_TARGET_DOT void dot_tile(const PairTile& t) {
     for (Index s = 0; s < t.next_rows * N; ++s, fetched += width) __builtin_prefetch(fetched, 0, 2);
     for (; p != stop; ++p, right += N * width) {
       Array<Pairs, N> factor;
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int j = 0; j < N; ++j) __builtin_memcpy(&factor[j], right + j * width, sizeof(Pairs));
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int r = 0; r < rows; ++r) {
         const U pair = row[r][p] - U{};
         Pairs x;
         __builtin_memcpy(&x, &pair, sizeof x);
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) {
 #if defined(__clang__)
           sum[r][j] = __builtin_ia32_dpbf16ps_512(sum[r][j], x, factor[j]);
@@ -232,10 +232,10 @@ MOXIE_TARGET_DOT void dot_tile(const PairTile& t) {
       }
     }
   }
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int r = 0; r < rows; ++r) {
     const V scale = t.alpha[r] - V{};
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int j = 0; j < N; ++j) {
       const V y = scale * sum[r][j];
       __builtin_memcpy(t.c[r] + j * width, &y, sizeof y);

@@ -13,10 +13,10 @@
 #pragma nv_diag_suppress 1675
 #endif
 #if defined(__clang__)
-#define MOXIE_UNROLL _Pragma("unroll")
+#define MOXIE_CPU_UNROLL _Pragma("unroll")
 #define MOXIE_INDEPENDENT  // Clang's checks for overlap are cheap, and its promise warns where it cannot vectorise
 #else
-#define MOXIE_UNROLL _Pragma("GCC unroll 16")
+#define MOXIE_CPU_UNROLL _Pragma("GCC unroll 16")
 #define MOXIE_INDEPENDENT _Pragma("GCC ivdep")
 #endif
 

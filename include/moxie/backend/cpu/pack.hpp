@@ -69,21 +69,21 @@ MOXIE_INLINE void transpose_block(const T* const* from, T* out, Index step) {
   using V = Vec<T, L>;
   constexpr int width = static_cast<int>(lanes<T, L>);
   Array<V, width> v;
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int i = 0; i < width; ++i) load(v[i], from[i]);
   // Interleaving row i with row i + width / 2, log2(width) times, is a transposition.
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int round = 1; round < width; round *= 2) {
     Array<V, width> w;
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < width / 2; ++i) {
       interleave(v[i], v[i + width / 2], w[2 * i], w[2 * i + 1],
                  std::make_integer_sequence<int, width>{});
     }
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < width; ++i) v[i] = w[i];
   }
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int i = 0; i < width; ++i) store(out + i * step, v[i]);
 }
 

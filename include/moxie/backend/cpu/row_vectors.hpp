@@ -29,7 +29,7 @@ struct StripVectors {
 
   template <class F>
   MOXIE_INLINE T fold(const F& combine) {
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int half = count / 2; half > 0; half /= 2) {
       for (int i = 0; i < half; ++i) combine(part[i], part[i + half]);
     }
@@ -45,12 +45,12 @@ MOXIE_INLINE T row_maximum(const T* row, Index n) {
   using V = Vec<T, L>;
   using S = StripVectors<T, L>;
   S s;
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int i = 0; i < S::count; ++i) s.part[i] = math::lowest<T>() - V{};
   const auto combine = [](V& a, const V& b) { a = a < b ? b : a; };
   Index j = 0;
   for (; j + strip <= n; j += strip) {
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < S::count; ++i) {
       V v;
       load(v, row + j + i * S::width);
@@ -60,7 +60,7 @@ MOXIE_INLINE T row_maximum(const T* row, Index n) {
   if (j < n) {
     Array<T, strip> rest;
     for (Index k = 0; k < strip; ++k) rest[k] = j + k < n ? row[j + k] : math::lowest<T>();
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < S::count; ++i) {
       V v;
       load(v, rest + i * S::width);
@@ -109,7 +109,7 @@ MOXIE_INLINE T row_exp(T* row, Index n, T peak, T factor, const T* other) {
   const V shift = peak - V{};
   const V scale = factor - V{};
   S s;
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (int i = 0; i < S::count; ++i) s.part[i] = V{};
   const auto step = [&](T* at, const T* weights, V& sum) {
     V v;
@@ -127,7 +127,7 @@ MOXIE_INLINE T row_exp(T* row, Index n, T peak, T factor, const T* other) {
   };
   Index j = 0;
   for (; j + strip <= n; j += strip) {
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < S::count; ++i) {
       const Index at = j + i * S::width;
       step(row + at, other != nullptr ? other + at : nullptr, s.part[i]);
@@ -140,7 +140,7 @@ MOXIE_INLINE T row_exp(T* row, Index n, T peak, T factor, const T* other) {
     for (Index k = 0; k < strip; ++k) {
       weights[k] = j + k >= n ? T(0) : other != nullptr ? other[j + k] : T(1);
     }
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < S::count; ++i) {
       step(rest + i * S::width, weights + i * S::width, s.part[i]);
     }

@@ -49,7 +49,7 @@ MOXIE_INLINE void shuffle(const V& a, const V& b, V& out, std::integer_sequence<
 /// Copies fewer elements than a vector holds, by halves: every piece has a constant size.
 template <class T, class L>
 MOXIE_INLINE void copy_rest(T* to, const T* from, Index n) {
-  MOXIE_UNROLL
+  MOXIE_CPU_UNROLL
   for (Index piece = lanes<T, L> / 2; piece > 0; piece /= 2) {
     if ((n & piece) == 0) continue;
     __builtin_memcpy(to, from, static_cast<std::size_t>(piece) * sizeof(T));

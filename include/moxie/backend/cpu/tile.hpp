@@ -36,24 +36,24 @@ struct Tile {
     constexpr Index ahead = 24;  // steps from fetching a row of b to using it: about 100 ns
     constexpr Index fetch = 8;   // steps of which rows are fetched together
     if (last) {
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int r = 0; r < rows; ++r) {
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) __builtin_prefetch(c[r] + c_ahead + j * width, 1);
       }
     }
     Array<const T*, rows> row;
     Array<Array<V, N>, rows> sum;
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int r = 0; r < rows; ++r) {
       row[r] = a[r];
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int j = 0; j < N; ++j) sum[r][j] = V{};
     }
     if (!first) {
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int r = 0; r < rows; ++r) {
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) load(sum[r][j], sums + r * sum_step + j * width);
       }
     }
@@ -67,36 +67,36 @@ struct Tile {
       const Index stop = end - p > fetch * left_step ? p + fetch * left_step : end;
       const T* soon = right + ahead * right_step;
       for (Index s = 0; s < fetch; ++s, soon += right_step) {
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) __builtin_prefetch(soon + j * width);
       }
       for (Index s = 0; s < next_rows; ++s, fetched += next_step) {
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) __builtin_prefetch(fetched + j * width, 0, 2);
       }
       for (; p != stop; p += left_step, right += right_step) {
         Array<V, N> factor;
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) load(factor[j], right + j * width);
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int r = 0; r < rows; ++r) {
           const V x = row[r][p] - V{};
-          MOXIE_UNROLL
+          MOXIE_CPU_UNROLL
           for (int j = 0; j < N; ++j) sum[r][j] += x * factor[j];
         }
       }
     }
     if (!last) {
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int r = 0; r < rows; ++r) {
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) store(sums + r * sum_step + j * width, sum[r][j]);
       }
     } else if (beta == T(0)) {
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int r = 0; r < rows; ++r) {
         const V scale = alpha[r] - V{};
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) {
           const V y = scale * sum[r][j];
           store(c[r] + j * width, y);
@@ -104,10 +104,10 @@ struct Tile {
       }
     } else {
       const V keep = beta - V{};
-      MOXIE_UNROLL
+      MOXIE_CPU_UNROLL
       for (int r = 0; r < rows; ++r) {
         const V scale = alpha[r] - V{};
-        MOXIE_UNROLL
+        MOXIE_CPU_UNROLL
         for (int j = 0; j < N; ++j) {
           V y;
           load(y, c[r] + j * width);

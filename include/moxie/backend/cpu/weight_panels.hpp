@@ -48,11 +48,11 @@ MOXIE_INLINE void copy_panel(const T* from, Index stride, Index count, T* out) {
   constexpr Index ahead = 16;
   for (Index p = 0; p < count; ++p, from += stride, out += N * vector) {
     Array<V, N> v;
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < N; ++i) __builtin_prefetch(from + ahead * stride + i * vector);
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < N; ++i) load(v[i], from + i * vector);
-    MOXIE_UNROLL
+    MOXIE_CPU_UNROLL
     for (int i = 0; i < N; ++i) store(out + i * vector, v[i]);
   }
 }

@@ -10,7 +10,9 @@
 
 #include "moxie/backend/concept.hpp"
 #include "moxie/backend/device/functors.hpp"
+#include "moxie/backend/device/grouped_shapes.hpp"
 #include "moxie/backend/device/leaf.hpp"
+#include "moxie/backend/device/twins.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/core/view.hpp"
@@ -23,7 +25,7 @@ namespace moxie {
 /// memory (the number of rows, offset[E], in particular), and allocates nothing outside `allocate`.
 /// So the same source is right on a stream of a GPU and in a host loop, where it is tested.
 template <std::floating_point T, Leaf<T> L>
-class DeviceBackend {
+class DeviceBackend : public detail::device::Twins<T, L> {
  public:
   using Scalar = T;
   using Store = T;
@@ -74,8 +76,12 @@ class DeviceBackend {
     }
     require_scratch("column_sums", scratch, column_sums_bytes(rows, cols));
     T* sums = reinterpret_cast<T*>(scratch.data);
-    for_each(chunks(rows), cols, detail::device::SumChunk<T, F>{f, sums, rows, cols});
-    for_each(cols, detail::device::AddChunks<T>{sums, out.data, chunks(rows), cols});
+    if constexpr (KernelLeaf<L>) {
+      this->run_column_sums(rows, cols, f, sums, out.data);
+    } else {
+      for_each(chunks(rows), cols, detail::device::SumChunk<T, F>{f, sums, rows, cols});
+      for_each(cols, detail::device::AddChunks<T>{sums, out.data, chunks(rows), cols});
+    }
   }
 
   void gemm(Op op_a, Op op_b, T alpha, ConstMatrix<DeviceBackend> a, ConstMatrix<DeviceBackend> b,
@@ -113,22 +119,21 @@ class DeviceBackend {
     }
   }
 
+  /// One strided product of the leaf where each expert has as many rows, and they lie as they are
+  /// read.
   void grouped_gemm(const Rows<DeviceBackend>& rows, Op op, ConstMatrix<DeviceBackend> w,
                     Matrix<DeviceBackend> out) {
-    const Index experts = rows.experts();
-    const Index inner = rows.x.cols;
-    if (w.cols != (op == Op::none ? out.cols : inner) ||
-        w.rows != experts * (op == Op::none ? inner : out.cols)) {
-      throw_shape("moxie::DeviceBackend::grouped_gemm: rows are ", inner, " wide, out ", out.cols,
-                  ", and w is [", w.rows, " x ", w.cols, "] for ", experts, " experts, op ",
-                  op == Op::none ? "none" : "transpose");
-    }
-    if (out.rows < rows.rows) {
-      throw_shape("moxie::DeviceBackend::grouped_gemm: out has ", out.rows,
-                  " rows, expected at least ", rows.rows, " (rows.rows)");
+    detail::device::require_grouped(rows, op, w, out);
+    if (detail::device::even(rows)) {
+      const Index height = w.rows / rows.experts();  // of an expert's matrix
+      products(Op::none, op, T(1), rows.x.top(rows.each), rows.each * rows.x.stride, w.top(height),
+               height * w.stride, T(0), out.top(rows.each), rows.each * out.stride, rows.experts());
+      return;
     }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
       leaf_.grouped_gemm(rows, op, w, out);
+    } else if constexpr (requires { this->product(rows, op, w, out); }) {
+      this->product(rows, op, w, out);
     } else {
       for_each(rows.rows, out.cols,
                detail::device::GroupedProduct<DeviceBackend>{rows, w, out, op == Op::transpose});
@@ -137,14 +142,18 @@ class DeviceBackend {
   /// The ranges are those of `rows.offset`; those of `dy.offset` are the same, and are not read.
   void grouped_gemm_weights(const Rows<DeviceBackend>& rows, const Rows<DeviceBackend>& dy,
                             Matrix<DeviceBackend> dw) {
-    const Index experts = rows.experts();
-    if (dy.experts() != experts || dw.rows != experts * rows.x.cols || dw.cols != dy.x.cols) {
-      throw_shape("moxie::DeviceBackend::grouped_gemm_weights: rows are ", rows.x.cols,
-                  " wide for ", experts, " experts, dy ", dy.x.cols, " wide for ", dy.experts(),
-                  ", and dw is [", dw.rows, " x ", dw.cols, "]");
+    detail::device::require_grouped_weights(rows, dy, dw);
+    if (detail::device::even(rows) && detail::device::even(dy)) {
+      const Index height = rows.x.cols;  // of an expert's matrix
+      products(Op::transpose, Op::none, T(1), rows.x.top(rows.each), rows.each * rows.x.stride,
+               dy.x.top(rows.each), rows.each * dy.x.stride, T(1), dw.top(height),
+               height * dw.stride, rows.experts());
+      return;
     }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
       leaf_.grouped_gemm_weights(rows, dy, dw);
+    } else if constexpr (requires { this->weights_product(rows, dy, dw); }) {
+      this->weights_product(rows, dy, dw);
     } else {
       for_each(dw.rows, dw.cols, detail::device::GroupedWeights<DeviceBackend>{rows, dy, dw});
     }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "moxie/backend/concept.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/core/view.hpp"
@@ -13,7 +15,14 @@ template <class F>
 struct ByRowAndColumn {
   F f;
   Index cols;
-  MOXIE_HD void operator()(Index i) const { f(i / cols, i % cols); }
+  MOXIE_HD void operator()(Index i) const {
+    // on a GPU a division of 32 bits is few instructions, one of 64 bits a function
+    const auto low = static_cast<std::uint32_t>(i);
+    const auto width = static_cast<std::uint32_t>(cols);
+    const bool narrow = static_cast<Index>(low) == i && static_cast<Index>(width) == cols;
+    const Index row = narrow ? static_cast<Index>(low / width) : i / cols;
+    f(row, i - row * cols);
+  }
 };
 
 template <class T>

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <utility>
+
+#include "moxie/backend/cuda/error.hpp"
+#include "moxie/backend/cuda/memory.hpp"
+#include "moxie/core/view.hpp"
+
+namespace moxie::detail::cuda {
+
+/// How cuBLAS multiplies matrices of T. A further storage type is a further specialization.
+template <class T>
+struct BlasType;
+template <>
+struct BlasType<float> {
+  static constexpr cudaDataType data = CUDA_R_32F;
+  static constexpr cublasComputeType_t compute(bool tf32) {
+    return tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  }
+};
+template <>
+struct BlasType<double> {
+  static constexpr cudaDataType data = CUDA_R_64F;
+  static constexpr cublasComputeType_t compute(bool /*tf32*/) { return CUBLAS_COMPUTE_64F; }
+};
+
+/// A cuBLAS handle that is bound to a stream and to memory for its work. Move-only.
+///
+/// With a workspace of ours cuBLAS takes no memory in a call, so that a stream can be captured into
+/// a graph, and the same call gives the same bits.
+class Blas {
+ public:
+  /// What cuBLAS wants, by its manual: 32 MiB from compute capability 9.0 on, 4 MiB before.
+  static std::size_t workspace_bytes(int major) {
+    return static_cast<std::size_t>(major >= 9 ? 32 : 4) << 20U;
+  }
+
+  Blas(cudaStream_t stream, Block workspace) : workspace_(std::move(workspace)) {
+    MOXIE_CUDA_TRY(cublasCreate(&handle_));
+    try {
+      MOXIE_CUDA_TRY(cublasSetStream(handle_, stream));
+      // after the stream: setting that takes the workspace away again
+      MOXIE_CUDA_TRY(cublasSetWorkspace(handle_, workspace_.data(), workspace_.bytes()));
+    } catch (...) {
+      cublasDestroy(handle_);
+      throw;
+    }
+  }
+  Blas(Blas&& o) noexcept
+      : workspace_(std::move(o.workspace_)), handle_(std::exchange(o.handle_, nullptr)) {}
+  Blas(const Blas&) = delete;
+  Blas& operator=(const Blas&) = delete;
+  ~Blas() {
+    if (handle_ != nullptr) cublasDestroy(handle_);
+  }
+
+  /// gemm_strided of Leaf.
+  template <class T>
+  void gemm_strided(bool tf32, Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a,
+                    Index lda, Index stride_a, const T* b, Index ldb, Index stride_b, T beta, T* c,
+                    Index ldc, Index stride_c, Index batch) {
+    if (m == 0 || n == 0 || batch == 0) return;
+    using Type = BlasType<T>;
+    const auto blas_op = [](Op op) { return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T; };
+    if (batch == 1) {  // has more kernels to choose from
+      MOXIE_CUDA_TRY(cublasGemmEx_64(handle_, blas_op(op_a), blas_op(op_b), m, n, k, &alpha, a,
+                                     Type::data, lda, b, Type::data, ldb, &beta, c, Type::data, ldc,
+                                     Type::compute(tf32), CUBLAS_GEMM_DEFAULT));
+    } else {
+      MOXIE_CUDA_TRY(cublasGemmStridedBatchedEx_64(
+          handle_, blas_op(op_a), blas_op(op_b), m, n, k, &alpha, a, Type::data, lda, stride_a, b,
+          Type::data, ldb, stride_b, &beta, c, Type::data, ldc, stride_c, batch,
+          Type::compute(tf32), CUBLAS_GEMM_DEFAULT));
+    }
+  }
+
+ private:
+  Block workspace_;
+  cublasHandle_t handle_ = nullptr;
+};
+
+}  // namespace moxie::detail::cuda

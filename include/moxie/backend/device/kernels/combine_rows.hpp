@@ -1,0 +1,109 @@
+#pragma once
+
+#include "moxie/backend/device/portable.hpp"
+
+#if defined(MOXIE_KERNELS)
+
+#include "moxie/backend/device/kernels/packs.hpp"
+#include "moxie/backend/device/kernels/warp.hpp"
+#include "moxie/core/rows.hpp"
+#include "moxie/core/view.hpp"
+#include "moxie/ops/routed_rows.hpp"
+
+/// Rows of experts to tokens and back. Sums have a fixed order, so a result has the same bits in
+/// every run, and does not depend on how rows are aligned.
+namespace moxie::detail::device {
+
+inline constexpr int row_block = 256;  // threads
+
+/// combine_rows: `team` threads of a block, whole warps, have a token; each of them has packs of
+/// `Width` columns.
+template <class B, int Width>
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
+    combine_token_rows(RowLists<B> lists, ConstMatrix<B> rows, Matrix<B> y, int team) {
+  using T = typename B::Scalar;
+  const int thread = static_cast<int>(threadIdx.x);
+  const Index teams = static_cast<int>(blockDim.x) / team;
+  const Index t = Index{blockIdx.x} * teams + thread / team;
+  if (t >= y.rows) return;
+  const Index first = lists.begin(t);
+  const Index last = lists.end(t);
+  for (Index c = Index{thread % team} * Width; c < y.cols; c += Index{team} * Width) {
+    Pack<T, Width> sum{};
+    bool empty = true;
+    for (Index a = first; a < last; ++a) {
+      const Index row = lists.row[a];
+      if (row < 0) continue;
+      const T w = lists.weight != nullptr ? lists.weight[a] : T(1);
+      const Pack<T, Width> from = load_pack<Width>(rows.row(row) + c);
+      MOXIE_UNROLL
+      for (int i = 0; i < Width; ++i)
+        sum.value[i] = empty ? w * from.value[i] : sum.value[i] + w * from.value[i];
+      empty = false;
+    }
+    store_pack(y.row(t) + c, sum);
+  }
+}
+
+/// combine_rows_backward: a warp has a token and takes 16 bytes of a row a lane; `Packed` says that
+/// they are aligned.
+template <class B, bool Packed>
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 3)
+    combine_token_weights(RowLists<B> lists, ConstMatrix<B> rows, ConstMatrix<B> dy,
+                          typename B::Scalar* d_weight) {
+  using T = typename B::Scalar;
+  constexpr int width = pack_width<T>;
+  const Index t = grid_warp_id();
+  if (t >= dy.rows) return;
+  const T* d = dy.row(t);
+  const Index last = lists.end(t);
+  for (Index a = lists.begin(t); a < last; ++a) {
+    const Index row = lists.row[a];
+    if (row < 0) {
+      if (lane_id() == 0) d_weight[a] = 0;
+      continue;
+    }
+    const T* from = rows.row(row);
+    Registers<T, width> part = {};
+    for (Index c = Index{lane_id()} * width; c < dy.cols; c += Index{warp_size} * width) {
+      if constexpr (Packed) {
+        const Pack<T, width> x = load_pack<width>(d + c);
+        const Pack<T, width> y = load_pack<width>(from + c);
+        MOXIE_UNROLL
+        for (int i = 0; i < width; ++i) part[i] += x.value[i] * y.value[i];
+      } else {
+        MOXIE_UNROLL
+        for (int i = 0; i < width; ++i)
+          if (c + i < dy.cols) part[i] += d[c + i] * from[c + i];
+      }
+    }
+    MOXIE_UNROLL
+    for (int half = width / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) part[i] += part[i + half];
+    const T sum = warp_sum(part[0]);
+    if (lane_id() == 0) d_weight[a] = sum;
+  }
+}
+
+/// gather_rows, threads as in combine_token_rows.
+template <class B, int Width>
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
+    gather_expert_rows(Rows<B> rows, Matrix<B> out, int team) {
+  using T = typename B::Scalar;
+  const int thread = static_cast<int>(threadIdx.x);
+  const Index teams = static_cast<int>(blockDim.x) / team;
+  const Index r = Index{blockIdx.x} * teams + thread / team;
+  if (r >= rows.offset[rows.experts()]) return;
+  const T* from = rows.x.row(rows.source(r));
+  const T factor = rows.factor(r);
+  for (Index c = Index{thread % team} * Width; c < out.cols; c += Index{team} * Width) {
+    Pack<T, Width> pack = load_pack<Width>(from + c);
+    MOXIE_UNROLL
+    for (int i = 0; i < Width; ++i) pack.value[i] = factor * pack.value[i];
+    store_pack(out.row(r) + c, pack);
+  }
+}
+
+}  // namespace moxie::detail::device
+
+#endif

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""scripts/gpu_check: how steps are told, and what it says without a GPU.
+
+    gpu_check_test.py SCRIPT
+"""
+
+import contextlib
+import importlib.machinery
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+SCRIPT = sys.argv.pop(1)
+loader = importlib.machinery.SourceFileLoader("gpu_check", SCRIPT)
+gpu_check = importlib.util.module_from_spec(importlib.util.spec_from_loader("gpu_check", loader))
+sys.dont_write_bytecode = True
+loader.exec_module(gpu_check)
+
+
+def run(arguments, gpus, steps=(), environment=None):
+    """Exit code and output of the script with these GPUs and steps."""
+    out = io.StringIO()
+    with mock.patch.object(gpu_check, "gpu_names", lambda: gpus), \
+            mock.patch.object(gpu_check, "steps", lambda build, jobs: steps), \
+            mock.patch.dict(os.environ, environment or {}), contextlib.redirect_stdout(out):
+        return gpu_check.main(arguments), out.getvalue()
+
+
+class GpuCheck(unittest.TestCase):
+    def test_without_a_gpu_it_skips_or_fails_if_one_is_required(self):
+        with mock.patch.dict(os.environ):
+            os.environ.pop("MOXIE_REQUIRE_GPU", None)
+            code, text = run([], [])
+        self.assertEqual((code, text), (77, "skipped: no GPU (nvidia-smi lists none)\n"))
+        code, text = run([], [], environment={"MOXIE_REQUIRE_GPU": "1"})
+        self.assertEqual((code, text), (1, "failed, MOXIE_REQUIRE_GPU=1: no GPU (nvidia-smi lists none)\n"))
+
+    def test_steps_pass_fail_and_are_skipped(self):
+        steps = [("one", ["true"], {}, None), ("two", ["sh", "-c", "echo words; exit 3"], {}, None),
+                 ("three", ["true"], {}, "not there"), ("four", ["sh", "-c", 'test "$SET" = yes'], {"SET": "yes"}, None),
+                 ("five", ["sh", "-c", "exit 77"], {}, None)]
+        with tempfile.TemporaryDirectory() as folder:
+            build = pathlib.Path(folder)
+            code, text = run(["--build", folder], ["A GPU, 1.0"], steps)
+            self.assertEqual(code, 1)
+            self.assertIn("three  skipped", text)
+            report = json.loads((build / "gpu_check" / "result.json").read_text(encoding="utf-8"))
+            self.assertEqual(report["gpus"], ["A GPU, 1.0"])
+            self.assertEqual([s["status"] for s in report["steps"]], ["passed", "failed", "skipped", "passed", "skipped"])
+            self.assertEqual(report["steps"][1]["reason"], "ended with 3, see two.log")
+            self.assertEqual((build / "gpu_check" / "two.log").read_text(encoding="utf-8"), "words\n")
+            code, _ = run(["--build", folder, "--only", "one", "--out", str(build / "other.json")], ["A GPU"], steps)
+            self.assertEqual(code, 0)
+            self.assertEqual(len(json.loads((build / "other.json").read_text(encoding="utf-8"))["steps"]), 1)
+
+    def test_nothing_follows_a_build_that_failed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            code, text = run(["--build", folder], ["A GPU"], [("build", ["false"], {}, None), ("tests", ["true"], {}, None)])
+        self.assertEqual(code, 1)
+        self.assertNotIn("tests", text)
+
+    def test_its_steps_can_be_listed(self):
+        listed = list(gpu_check.steps(pathlib.Path("/nowhere"), "2"))
+        self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "memcheck", "racecheck",
+                                                  "conformance_double", "conformance_float", "benchmark", "training"])
+        self.assertEqual(listed[5][3], "built without conformance_cuda")
+
+
+if __name__ == "__main__":
+    unittest.main()
