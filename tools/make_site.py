@@ -7,7 +7,7 @@ Doxygen reads a copy of the tree (DIR/source) that is written as it wants it, li
 * Markdown: headings get the anchors that GitHub gives them, and links to pages become references to them, so that a page
   reads the same there and on the site. Of links to other files of the project only the text stays.
 * Headers: what is indented in a comment, behind an empty line or a colon, becomes a block of code; a comment in front of a
-  namespace is that of the file.
+  namespace or a directive is that of the file.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def stage_header(text):
     """A header for Doxygen."""
     lines = text.splitlines()
     for at, line in enumerate(lines):
-        if line.startswith("namespace ") and at > 0 and COMMENT.match(lines[at - 1]):
+        if (not line or line.startswith(("namespace ", "#"))) and at > 0 and lines[at - 1].startswith("///"):
             first = at - 1
             while first > 0 and COMMENT.match(lines[first - 1]):
                 first -= 1

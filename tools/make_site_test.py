@@ -43,6 +43,10 @@ class StageHeader(unittest.TestCase):
         text = "/// Laws\n///  * one\n///    goes on\nint x;  ///< what\n"
         self.assertEqual(text, make_site.stage_header(text))
 
+    def test_a_comment_before_a_directive_is_of_the_file(self):
+        self.assertEqual("#pragma once\n/// @file\n/// Text.\n#if X\n",
+                         make_site.stage_header("#pragma once\n\n/// Text.\n#if X\n"))
+
     def test_a_comment_before_a_namespace_is_of_the_file(self):
         self.assertEqual("#pragma once\n/// @file\n/// Text.\nnamespace m {\n",
                          make_site.stage_header("#pragma once\n\n/// Text.\nnamespace m {\n"))
