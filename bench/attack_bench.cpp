@@ -3,10 +3,10 @@
 #include <string>
 #include <vector>
 
-#include "context.hpp"
 #include "device/allocations.hpp"
 #include "moxie/ops/cross_entropy.hpp"
 #include "moxie/robust/pgd.hpp"
+#include "presets.hpp"
 #include "timing.hpp"
 #include "vit_step.hpp"
 
@@ -30,7 +30,7 @@ class Adversarial {
 
   Adversarial(moxie::Executor& executor, const std::string& preset, Index side, Index images)
       : cpu_(executor),
-        vit_(config(preset, side)),
+        vit_(bench::square_vit(preset, side)),
         images_(images),
         model_(moxie::Vit<B>(cpu_, vit_,
                              [this](const moxie::Scope<B>& scope, Index) {
@@ -73,13 +73,6 @@ class Adversarial {
   }
 
  private:
-  static moxie::VitConfig config(const std::string& preset, Index side) {
-    moxie::VitConfig vit = moxie::vit_preset(preset);
-    vit.image_height = vit.image_width = side;
-    vit.classes = 10;
-    vit.patch = 4;
-    return vit;
-  }
   moxie::ConstMatrix<B> pixels(const std::vector<float>& of) const {
     return {of.data(), images_, vit_.pixels()};
   }
@@ -133,19 +126,7 @@ void ti(benchmark::State& state) { adversarial_step(state, "ti", 32, 16); }
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string command = bench::command_of(argc, argv);
-  using Function = void (*)(benchmark::State&);
-  for (const auto& [name, function] : {std::pair<const char*, Function>{"nano", nano}, {"ti", ti}})
-    benchmark::RegisterBenchmark(name, function)
-        ->ArgName("threads")
-        ->Arg(1)
-        ->Arg(2)
-        ->Iterations(1)
-        ->UseManualTime()
-        ->Unit(benchmark::kMillisecond);
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  bench::add_context(command, "fixed: images 2, starts of attacks 1, parameters 0");
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
+  bench::register_presets(nano, ti);
+  return bench::run_registered(argc, argv, bench::command_of(argc, argv),
+                               "fixed: images 2, starts of attacks 1, parameters 0");
 }

@@ -1,10 +1,9 @@
 #include <benchmark/benchmark.h>
 
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "context.hpp"
+#include "presets.hpp"
 #include "timing.hpp"
 #include "vit_step.hpp"
 
@@ -85,22 +84,10 @@ void ti(benchmark::State& state) { train_step(state, "ti", 32, 32); }
 
 int main(int argc, char** argv) {
   const std::string command = bench::command_of(argc, argv);
-  using Function = void (*)(benchmark::State&);
-  for (const auto& [name, function] : {std::pair<const char*, Function>{"nano", nano}, {"ti", ti}})
-    benchmark::RegisterBenchmark(name, function)
-        ->ArgName("threads")
-        ->Arg(1)
-        ->Arg(2)
-        ->Iterations(1)
-        ->UseManualTime()
-        ->Unit(benchmark::kMillisecond);
+  bench::register_presets(nano, ti);
   std::string repetitions = "--benchmark_repetitions=5";  // unless asked for otherwise
   std::vector<char*> arguments(argv, argv + argc);
   arguments.insert(arguments.begin() + 1, repetitions.data());
-  int count = static_cast<int>(arguments.size());
-  benchmark::Initialize(&count, arguments.data());
-  if (benchmark::ReportUnrecognizedArguments(count, arguments.data())) return 2;
-  bench::add_context(command, "fixed: parameters and inputs of layers 1, images 2");
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
+  return bench::run_registered(static_cast<int>(arguments.size()), arguments.data(), command,
+                               "fixed: parameters and inputs of layers 1, images 2");
 }

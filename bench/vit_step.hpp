@@ -37,8 +37,17 @@ inline Layer make_moe(const moxie::Scope<B>& scope, const moxie::VitConfig& vit,
       moxie::NoisyLoad{}};
 }
 
-/// Whole training steps of a preset on square images of that side, in ten classes and patches of 4 x 4. Parameters start from
-/// the model's own seed, images are drawn from 2.
+/// A preset for square images of that side, in ten classes and patches of 4 x 4.
+inline moxie::VitConfig square_vit(const std::string& preset, Index side) {
+  moxie::VitConfig vit = moxie::vit_preset(preset);
+  vit.image_height = vit.image_width = side;
+  vit.classes = 10;
+  vit.patch = 4;
+  return vit;
+}
+
+/// Whole training steps of a preset on square images (square_vit). Parameters start from the model's own seed, images are drawn
+/// from 2.
 struct VitStep {
   moxie::VitConfig vit;
   Index images;
@@ -46,7 +55,7 @@ struct VitStep {
   Layer model;
 
   VitStep(moxie::Executor& executor, const std::string& preset, Index side, Index images_a_step)
-      : vit(config(preset, side)),
+      : vit(square_vit(preset, side)),
         images(images_a_step),
         cpu(executor),
         model(moxie::Vit<B>(
@@ -71,14 +80,6 @@ struct VitStep {
   }
 
  private:
-  static moxie::VitConfig config(const std::string& preset, Index side) {
-    moxie::VitConfig vit = moxie::vit_preset(preset);
-    vit.image_height = vit.image_width = side;
-    vit.classes = 10;
-    vit.patch = 4;
-    return vit;
-  }
-
   moxie::train::Step<Layer, moxie::Supervised, moxie::AdamW> step_;
   std::vector<float> x_, labels_;
   std::uint64_t at_ = 0;

@@ -22,6 +22,9 @@ namespace {
 constexpr const char* dual_command = "vmoe dual";
 constexpr Index images_at_a_time = 64;
 
+using PixelDual = moxie::DualModel<PixelModel, PixelModel>;
+static_assert(moxie::Attack<moxie::Pgd, moxie::LayerTarget<PixelDual>>);
+
 /// The option dual_space of what is swept. Probabilities have the classes of their logarithms.
 std::string space_of(const std::string& asked, const Options& options) {
   if (asked.empty()) return is_dual(options) ? options.dual_space : "logit";
@@ -111,8 +114,9 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const auto pixels = [&](const SharedModel& part) {
     return PixelModel(part.model(), info.normalization, info.image);
   };
-  moxie::DualModel dual(pixels(parts.standard()), pixels(parts.robust()), parts.options());
-  moxie::AlphaSweep sweep(dual, request.attack, request.alphas, images_at_a_time);
+  PixelDual dual(pixels(parts.standard()), pixels(parts.robust()), parts.options());
+  moxie::AlphaSweep<PixelDual, moxie::Pgd> sweep(dual, request.attack, request.alphas,
+                                                   images_at_a_time);
   const ImageSet& images = sample.images;
   const std::vector<double> zeros(to_size(images.shape.channels), 0), ones(zeros.size(), 1);
   const Batches batches(images, classes, {zeros, ones}, {.batch_size = images_at_a_time},

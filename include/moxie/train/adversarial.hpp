@@ -1,6 +1,5 @@
 #pragma once
 
-#include <optional>
 #include <vector>
 
 #include "moxie/ops/cross_entropy.hpp"
@@ -32,10 +31,7 @@ struct Adversarial {
 
    private:
     friend Adversarial;
-    using Target = detail::TrainingTarget<M>;
-    std::optional<Target> target;
-    Pgd::State<Target> pgd;
-    IntVector<B> y;
+    detail::StepAttack<M> attacked;
     Index bound = 0;
   };
 
@@ -51,15 +47,8 @@ struct Adversarial {
     state.d_scores = arena.template kept<T>(images, model.output_width());
     state.losses = arena.template kept<T>(images);
     state.x_adv = arena.template kept<T>(images, model.input_width());
-    state.y = arena.template kept<std::int32_t>(images);
-    state.target.emplace(model);
-    detail::bind_in_turn(
-        arena,
-        [&](Arena<B>& a) {
-          attack.pgd.bind(a, *state.target, images, state.pgd);
-          state.target->bind(a, images);
-        },
-        [&](Arena<B>& a) { model.bind(a, images, state.tape); });
+    state.attacked.bind(arena, attack, model, images,
+                        [&](Arena<B>& a) { model.bind(a, images, state.tape); });
   }
 
   /// Errors: shape_error for labels of another shape than the scores, or more images than the state
@@ -72,14 +61,8 @@ struct Adversarial {
     B& b = model.parameters().backend();
     const Index images = batch.x.rows;
     state.scores.rows = state.d_scores.rows = state.losses.size = state.x_adv.rows = images;
-    state.y.size = images;
-    argmax_rows(b, batch.labels, state.y);
-    detail::perturb(attack, *state.target,
-                    AttackBatch<B>{.x = batch.x,
-                                   .y = state.y,
-                                   .seed = detail::attack_seed(pass, 0),
-                                   .first_image = pass.first_token},
-                    state.pgd, state.x_adv);
+    state.attacked.begin(batch);
+    state.attacked(attack, batch, pass, 0, state.x_adv);
     model.forward(ConstMatrix<B>(state.x_adv), state.scores, state.tape, pass);
     softmax_cross_entropy(b, ConstMatrix<B>(state.scores), batch.labels, state.losses,
                           state.d_scores);

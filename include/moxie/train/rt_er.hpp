@@ -93,20 +93,13 @@ struct RtEr {
 
     /// The losses on the host: of each image all but the regularizers. Blocks.
     std::vector<typename B::Scalar> read_losses(B& backend) const {
-      std::vector<typename B::Scalar> sum = detail::read_vector(backend, losses);
-      const auto kl = detail::read_vector(backend, consistency);
-      for (std::size_t i = 0; i < sum.size(); ++i)
-        sum[i] += static_cast<typename B::Scalar>(beta) * kl[i];
-      return sum;
+      return detail::read_sum(backend, losses, beta, consistency);
     }
 
    private:
     friend RtEr;
-    using Target = detail::TrainingTarget<M>;
     double beta = 0;
-    std::optional<Target> target;
-    Pgd::State<Target> pgd;
-    IntVector<B> y;
+    detail::StepAttack<M> attacked;
     Vector<B> divergence;  // [images] of one expert
     typename M::Tape clean_tape, adv_tape;
     Matrix<B> clean_scores, adv_scores, d_clean, d_adv;
@@ -133,20 +126,12 @@ struct RtEr {
     state.x_adv = arena.template kept<T>(images, model.input_width());
     state.x_expert = delta == Delta::own ? arena.template kept<T>(images, model.input_width())
                                          : state.x_adv;
-    state.y = arena.template kept<std::int32_t>(images);
     state.choice = arena.template kept<std::int32_t>(images, 1);
-    state.target.emplace(model);
     model.bind(arena, images, state.tape);
-    detail::bind_in_turn(
-        arena,
-        [&](Arena<B>& a) {
-          attack.pgd.bind(a, *state.target, images, state.pgd);
-          state.target->bind(a, images);
-        },
-        [&](Arena<B>& a) {
-          model.bind(a, images, state.clean_tape);
-          model.bind(a, images, state.adv_tape);
-        });
+    state.attacked.bind(arena, attack, model, images, [&](Arena<B>& a) {
+      model.bind(a, images, state.clean_tape);
+      model.bind(a, images, state.adv_tape);
+    });
   }
 
   /// Errors: as those of Adversarial; config_error if the model's MoE layer does not route images,
@@ -158,14 +143,12 @@ struct RtEr {
     detail::check_objective(who, model, batch, state.bound);
     B& b = model.parameters().backend();
     resize(state, batch.x.rows);
-    argmax_rows(b, batch.labels, state.y);
-    const AttackBatch<B> attacked{
-        .x = batch.x, .y = state.y, .first_image = pass.first_token};
+    state.attacked.begin(batch);
     b.fill(state.consistency, 0);
     Index all = 1;
     if (beta > 0) all = rank_second(model, batch, state);
-    state.target->set_routes({});
-    attack_with(state, attacked, pass, 0, state.x_adv);
+    state.attacked.target().set_routes({});
+    state.attacked(attack, batch, pass, 0, state.x_adv);
     model.forward(ConstMatrix<B>(state.x_adv), state.scores, state.tape, pass);
     softmax_cross_entropy(b, ConstMatrix<B>(state.scores), batch.labels, state.losses,
                           state.d_scores);
@@ -179,8 +162,8 @@ struct RtEr {
         b.for_each(batch.x.rows,
                    detail::FillChoice<B>{static_cast<std::int32_t>(e), state.choice});
       if (delta == Delta::own) {
-        state.target->set_routes(state.routes);
-        attack_with(state, attacked, pass, 1 + static_cast<std::uint64_t>(e), state.x_expert);
+        state.attacked.target().set_routes(state.routes);
+        state.attacked(attack, batch, pass, 1 + static_cast<std::uint64_t>(e), state.x_expert);
       }
       diverge(model, batch, state, pass.without_regularizers().with(state.routes), share);
     }
@@ -209,7 +192,7 @@ struct RtEr {
     for (auto* m : {&s.scores, &s.d_scores, &s.clean_scores, &s.adv_scores, &s.d_clean, &s.d_adv,
                     &s.x_adv, &s.x_expert})
       m->rows = images;
-    s.losses.size = s.consistency.size = s.divergence.size = s.y.size = s.choice.rows = images;
+    s.losses.size = s.consistency.size = s.divergence.size = s.choice.rows = images;
   }
   /// Sets the routes of the divergence, and gives the number of experts.
   template <Layer M>
@@ -221,22 +204,17 @@ struct RtEr {
       r = Routes<B>{.weights = scope == Scope::image_expert ? Weights::unit : Weights::gate,
                     .rank = 1};
     if (scope == Scope::forced_second) return 1;
-    s.target->set_routes(s.routes);
-    s.target->scores(batch.x, s.y, s.clean_scores);
-    detail::NoteChoice<B> note(s.target->backend(), s.choice);
-    detail::visit_routing_of(model, s.target->tape(), note);
+    auto& target = s.attacked.target();
+    target.set_routes(s.routes);
+    target.scores(batch.x, s.attacked.y(), s.clean_scores);
+    detail::NoteChoice<B> note(target.backend(), s.choice);
+    detail::visit_routing_of(model, target.tape(), note);
     if (note.tokens != batch.x.rows)
       throw_config(who, ": the model's MoE layer routes ", note.tokens, " tokens of ",
                    batch.x.rows, " images, expected one an image (for a transformer take "
                    "Scope::forced_second)");
     s.routes[0] = Routes<B>{.choice = s.choice, .weights = Weights::unit};
     return note.experts;
-  }
-  template <Layer M, class B = typename M::BackendType>
-  void attack_with(State<M>& s, AttackBatch<B> batch, const Pass<B>& pass, std::uint64_t number,
-                   Matrix<B> x_adv) const {
-    batch.seed = detail::attack_seed(pass, number);
-    detail::perturb(attack, *s.target, batch, s.pgd, x_adv);
   }
   template <Layer M, class B = typename M::BackendType>
   void diverge(const M& model, const Batch<B>& batch, State<M>& s, const Pass<B>& pass,

@@ -26,20 +26,13 @@ struct Trades {
 
     /// The losses on the host: of each image all but the regularizers. Blocks.
     std::vector<typename B::Scalar> read_losses(B& backend) const {
-      std::vector<typename B::Scalar> sum = detail::read_vector(backend, losses);
-      const auto kl = detail::read_vector(backend, consistency);
-      for (std::size_t i = 0; i < sum.size(); ++i)
-        sum[i] += static_cast<typename B::Scalar>(beta) * kl[i];
-      return sum;
+      return detail::read_sum(backend, losses, beta, consistency);
     }
 
    private:
     friend Trades;
-    using Target = detail::TrainingTarget<M>;
     double beta = 0;
-    std::optional<Target> target;
-    Pgd::State<Target> pgd;
-    IntVector<B> y;
+    detail::StepAttack<M> attacked;
     typename M::Tape adv_tape;
     Matrix<B> adv_scores, d_adv, d_clean;
     Index bound = 0;
@@ -67,18 +60,10 @@ struct Trades {
     state.losses = arena.template kept<T>(images);
     state.consistency = arena.template kept<T>(images);
     state.x_adv = arena.template kept<T>(images, model.input_width());
-    state.y = arena.template kept<std::int32_t>(images);
-    state.target.emplace(model);
-    detail::bind_in_turn(
-        arena,
-        [&](Arena<B>& a) {
-          attack.pgd.bind(a, *state.target, images, state.pgd);
-          state.target->bind(a, images);
-        },
-        [&](Arena<B>& a) {
-          model.bind(a, images, state.tape);
-          model.bind(a, images, state.adv_tape);
-        });
+    state.attacked.bind(arena, attack, model, images, [&](Arena<B>& a) {
+      model.bind(a, images, state.tape);
+      model.bind(a, images, state.adv_tape);
+    });
   }
 
   /// Errors: as those of Adversarial.
@@ -92,17 +77,13 @@ struct Trades {
     for (Matrix<B>* m : {&state.scores, &state.d_scores, &state.adv_scores, &state.d_adv,
                          &state.d_clean, &state.x_adv})
       m->rows = images;
-    state.losses.size = state.consistency.size = state.y.size = images;
-    argmax_rows(b, batch.labels, state.y);
+    state.losses.size = state.consistency.size = images;
+    state.attacked.begin(batch);
     // The attack's own view of the clean images: evaluated, while the passes below train
-    state.target->scores(batch.x, state.y, state.d_clean);
-    state.target->flee(ConstMatrix<B>(state.d_clean));
-    detail::perturb(attack, *state.target,
-                    AttackBatch<B>{.x = batch.x,
-                                   .y = state.y,
-                                   .seed = detail::attack_seed(pass, 0),
-                                   .first_image = pass.first_token},
-                    state.pgd, state.x_adv);
+    auto& target = state.attacked.target();
+    target.scores(batch.x, state.attacked.y(), state.d_clean);
+    target.flee(ConstMatrix<B>(state.d_clean));
+    state.attacked(attack, batch, pass, 0, state.x_adv);
     model.forward(batch.x, state.scores, state.tape, pass);
     model.forward(ConstMatrix<B>(state.x_adv), state.adv_scores, state.adv_tape,
                   pass.without_regularizers());

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "moxie/ops/argmax.hpp"
 #include "moxie/ops/kl_divergence.hpp"
 #include "moxie/robust/pgd.hpp"
 #include "moxie/train/batch.hpp"
@@ -138,6 +140,50 @@ void bind_in_turn(Arena<B>& arena, const Attack& attack, const Passes& passes) {
   passes(at_second);
 }
 
+/// The attack of a training step on a model, and its memory.
+template <Layer M>
+class StepAttack {
+  using B = typename M::BackendType;
+
+ public:
+  /// `passes` binds what the passes after the attack need: they share memory with it.
+  template <class Passes>
+  void bind(Arena<B>& arena, const TrainingAttack& attack, const M& model, Index images,
+            const Passes& passes) {
+    y_ = arena.template kept<std::int32_t>(images);
+    target_.emplace(model);
+    bind_in_turn(
+        arena,
+        [&](Arena<B>& a) {
+          attack.pgd.bind(a, *target_, images, pgd_);
+          target_->bind(a, images);
+        },
+        passes);
+  }
+  /// Takes the classes of a batch: of each image that of the largest label.
+  void begin(const Batch<B>& batch) {
+    y_.size = batch.x.rows;
+    argmax_rows(target_->backend(), batch.labels, y_);
+  }
+  /// x_adv = the perturbed images of that batch; `number` is the attack's in its step.
+  void operator()(const TrainingAttack& attack, const Batch<B>& batch, const Pass<B>& pass,
+                  std::uint64_t number, Matrix<B> x_adv) {
+    perturb(attack, *target_,
+            AttackBatch<B>{.x = batch.x,
+                           .y = y_,
+                           .seed = attack_seed(pass, number),
+                           .first_image = pass.first_token},
+            pgd_, x_adv);
+  }
+  TrainingTarget<M>& target() { return *target_; }
+  ConstIntVector<B> y() const { return y_; }
+
+ private:
+  std::optional<TrainingTarget<M>> target_;
+  Pgd::State<TrainingTarget<M>> pgd_;
+  IntVector<B> y_;
+};
+
 /// Numbers of a training step on the host. Blocks.
 template <Backend B>
 std::vector<typename B::Scalar> read_vector(B& backend, Vector<B> v) {
@@ -145,6 +191,16 @@ std::vector<typename B::Scalar> read_vector(B& backend, Vector<B> v) {
   if (!host.empty())
     backend.copy_to_host(host.data(), v.data, host.size() * sizeof(typename B::Scalar));
   return host;
+}
+/// The same of losses + beta * divergences.
+template <Backend B>
+std::vector<typename B::Scalar> read_sum(B& backend, Vector<B> losses, double beta,
+                                         Vector<B> divergences) {
+  using T = typename B::Scalar;
+  std::vector<T> sum = read_vector(backend, losses);
+  const std::vector<T> more = read_vector(backend, divergences);
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += static_cast<T>(beta) * more[i];
+  return sum;
 }
 }  // namespace detail
 
