@@ -2,19 +2,23 @@
 
 #include <cstdio>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "context.hpp"
 #include "gpu/event_timing.hpp"
 #include "gpu/stages.hpp"
+#include "moxie/capacity/dropless.hpp"
+#include "moxie/capacity/factor.hpp"
 
 // A mixture-of-experts layer on a GPU, forward and backward, at the shapes of V-MoE S, B and L and E experts (K = 2), against
 // dense products of cuBLAS of as many multiply-adds in the same run, and stage by stage.
 //
-// A row is one layer. Its time is the median time on the GPU of a forward; counters are medians in milliseconds, taken in turn
-// with it: forward_backward; gate, route, maps (slots and rows), products (of the experts alone), combine; padded (the same
-// multiply-adds as one strided batch) and dense (as one product). rate = dense / products, layer = forward / products,
-// routing = (route + maps) / forward.
+// A row is one layer: dropless with ragged products, or with a capacity of 1.25 whose rows are padded for strided products. Its
+// time is the median time on the GPU of a forward; counters are medians in milliseconds, taken in turn with it: forward_backward;
+// gate, route, maps (slots and rows), combine; ragged, padded and dense: the experts' products alone, by our kernels, as a strided
+// batch of balanced experts, and as one dense layer of as many multiply-adds. rate = dense / own products, layer = forward / own
+// products, routing = (route + maps) / forward, where the own products are the ragged or the padded ones.
 
 namespace {
 
@@ -27,7 +31,8 @@ struct Shape {
 constexpr Shape shapes[] = {{"vmoe-s", 512, 2048}, {"vmoe-b", 768, 3072}, {"vmoe-l", 1024, 4096}};
 
 /// range(0): experts, range(1): tokens.
-void layer(benchmark::State& state, const Shape& shape, bool dropless, bool tf32) {
+template <class Router, class Capacity>
+void layer(benchmark::State& state, const Shape& shape, const Capacity& capacity, bool tf32) {
   const bench::Sizes sizes{.tokens = state.range(1),
                            .width = shape.width,
                            .hidden = shape.hidden,
@@ -35,10 +40,9 @@ void layer(benchmark::State& state, const Shape& shape, bool dropless, bool tf32
                            .choices = 2};
   moxie::CudaStream stream;
   bench::B backend(moxie::CudaLeaf(stream.get(), {.tf32 = tf32}));
-  const moxie::AnyCapacity capacity =
-      dropless ? moxie::AnyCapacity(moxie::Dropless{})
-               : moxie::AnyCapacity(moxie::CapacityFactor{.factor = 1.25});
-  bench::WholeLayer whole(backend, sizes, capacity);
+  Router router;
+  router.k = sizes.choices;
+  bench::WholeLayer<Router, Capacity> whole(backend, sizes, router, capacity);
   whole.forward();
   bench::Stages stages(backend, sizes, whole.routing());
   const std::vector<double> seconds =
@@ -50,10 +54,11 @@ void layer(benchmark::State& state, const Shape& shape, bool dropless, bool tf32
                              [&] { stages.combine(); }});
   for (auto _ : state) state.SetIterationTime(seconds[0]);
   const char* names[] = {"forward", "forward_backward", "gate",  "route",  "maps",
-                         "products", "padded",          "dense", "combine"};
+                         "ragged",  "padded",           "dense", "combine"};
   for (std::size_t i = 1; i < seconds.size(); ++i) state.counters[names[i]] = 1e3 * seconds[i];
-  state.counters["rate"] = seconds[7] / seconds[5];
-  state.counters["layer"] = seconds[0] / seconds[5];
+  const double own = std::is_same_v<Router, bench::Ragged> ? seconds[5] : seconds[6];
+  state.counters["rate"] = seconds[7] / own;
+  state.counters["layer"] = seconds[0] / own;
   state.counters["routing"] = (seconds[3] + seconds[4]) / seconds[0];
 }
 
@@ -71,19 +76,25 @@ int main(int argc, char** argv) {
     return 77;
   }
   const std::string command = bench::command_of(argc, argv);
-  for (const Shape& shape : shapes)
-    for (const bool tf32 : {false, true})
-      for (const bool dropless : {false, true})
-        benchmark::RegisterBenchmark(
-            (std::string(shape.name) + (dropless ? "/dropless" : "/capacity") +
-             (tf32 ? "/tf32" : "/fp32"))
-                .c_str(),
-            [=](benchmark::State& state) { layer(state, shape, dropless, tf32); })
-            ->ArgNames({"experts", "tokens"})
-            ->ArgsProduct({{8, 32, 128}, {8192}})
-            ->Iterations(1)
-            ->UseManualTime()
-            ->Unit(benchmark::kMillisecond);
+  const auto add = [](const Shape& shape, const char* kind, bool tf32, const auto& run) {
+    const std::string name = std::string(shape.name) + kind + (tf32 ? "/tf32" : "/fp32");
+    benchmark::RegisterBenchmark(name.c_str(), run)
+        ->ArgNames({"experts", "tokens"})
+        ->ArgsProduct({{8, 32, 128}, {8192}})
+        ->Iterations(1)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+  };
+  for (const Shape& shape : shapes) {
+    for (const bool tf32 : {false, true}) {
+      add(shape, "/dropless", tf32, [=](benchmark::State& state) {
+        layer<bench::Ragged>(state, shape, moxie::Dropless{}, tf32);
+      });
+      add(shape, "/capacity", tf32, [=](benchmark::State& state) {
+        layer<bench::Padded>(state, shape, moxie::CapacityFactor{.factor = 1.25}, tf32);
+      });
+    }
+  }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   bench::add_context(command, "fixed: parameters 1, inputs 1 to 11");

@@ -6,20 +6,23 @@
 
 #include "moxie/backend/cuda.hpp"
 #include "moxie/capacity/assign.hpp"
-#include "moxie/capacity/concept.hpp"
+#include "moxie/capacity/dropless.hpp"
 #include "moxie/core/memory.hpp"
+#include "moxie/dispatch/einsum.hpp"
 #include "moxie/dispatch/gather.hpp"
+#include "moxie/dispatch/padded.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/router/top_k.hpp"
-#include "moxie/runtime/any_capacity.hpp"
 
 namespace bench {
 
 using B = moxie::CudaBackend<float>;
 using moxie::Index;
 using moxie::Op;
-using Layer = moxie::MoeLayer<B, moxie::TopKRouter, moxie::AnyCapacity, moxie::FeedForward<moxie::Gelu>>;
+/// Experts' rows as they come, for our ragged products, or filled up to the capacity, for strided ones of cuBLAS.
+using Ragged = moxie::TopKRouter;
+using Padded = moxie::WithDispatcher<moxie::PaddedDispatcher, moxie::TopKRouter>;
 
 struct Sizes {
   Index tokens, width, hidden, experts, choices;
@@ -44,19 +47,21 @@ class Numbers {
 };
 
 /// A layer with a tape and memory, and its backward.
+template <class Router, class Capacity>
 class WholeLayer {
  public:
-  WholeLayer(B& backend, const Sizes& s, const moxie::AnyCapacity& capacity)
-      : layer_(backend, moxie::MoeShape{.width = s.width, .experts = s.experts, .seed = 1},
-               moxie::TopKRouter{.k = s.choices}, capacity,
-               moxie::FeedForward<moxie::Gelu>{.hidden = s.hidden}),
+  WholeLayer(B& backend, const Sizes& s, const Router& router, const Capacity& capacity)
+      : layer_(backend, moxie::MoeShape{.width = s.width, .experts = s.experts, .seed = 1}, router,
+               capacity, moxie::FeedForward<moxie::Gelu>{.hidden = s.hidden}),
         tape_(layer_.make_tape(s.tokens)),
         x_(backend, s.tokens, s.width, 1),
         dy_(backend, s.tokens, s.width, 2),
         y_(backend, s.tokens, s.width, 3),
         dx_(backend, s.tokens, s.width, 4) {}
 
-  void forward() { layer_.forward(moxie::ConstMatrix<B>(x_.view()), y_.view(), tape_, moxie::Pass<B>{}); }
+  void forward() {
+    layer_.forward(moxie::ConstMatrix<B>(x_.view()), y_.view(), tape_, moxie::Pass<B>{});
+  }
   void forward_and_backward() {
     forward();
     layer_.backward(moxie::ConstMatrix<B>(dy_.view()), dx_.view(), tape_);
@@ -64,6 +69,7 @@ class WholeLayer {
   const moxie::SparseRouting<B>& routing() { return tape_->routing; }
 
  private:
+  using Layer = moxie::MoeLayer<B, Router, Capacity, moxie::FeedForward<moxie::Gelu>>;
   Layer layer_;
   moxie::OwnedTape<Layer> tape_;
   Numbers x_, dy_, y_, dx_;
@@ -95,7 +101,7 @@ class Stages {
   void gate() { b_.gemm(Op::none, Op::none, 1, x_.view(), gate_.view(), 0, r_.logits); }
   void route() { moxie::TopKRouter{.k = s_.choices}.route(b_, context_, r_); }
   void maps() { moxie::assign_slots(b_, context_, moxie::Dropless{}, r_.shape.capacity, maps_, r_); }
-  /// The two products of the experts, nothing else.
+  /// The two products of the experts over ragged rows, nothing else.
   void products() {
     const moxie::Index rows = r_.shape.rows;
     b_.grouped_gemm({x_.view(), r_.token, {}, r_.offset, rows}, Op::none, w1_.view(), h_.view());

@@ -1,11 +1,5 @@
 #include <doctest/doctest.h>
 
-#if !defined(MOXIE_TEST_THRUST)
-#include "support/skip.hpp"
-
-TEST_CASE("EmulatedLeaf launches kernels") { MOXIE_SKIP("built without Thrust's headers"); }
-#else
-
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -86,5 +80,3 @@ TEST_CASE("EmulatedLeaf refuses launches that no GPU would take") {
 
 }  // namespace
 }  // namespace moxie::test
-
-#endif

@@ -59,7 +59,7 @@ MOXIE_KERNEL void multiply_bf16(const std::uint16_t* a, const std::uint16_t* b, 
   MOXIE_SHARED(std::uint16_t[16][8], held_b);
   const unsigned lane = threadIdx.x;
   copy_async<16>(&held_a[lane / 2][8 * (lane % 2)], a + 8 * lane);
-  copy_async<16>(&held_b[lane / 2][0], b + 8 * (lane / 2));
+  copy_async<8>(&held_b[lane / 2][4 * (lane % 2)], b + 4 * lane);
   copy_async_commit();
   copy_async_wait<0>();
   __syncthreads();

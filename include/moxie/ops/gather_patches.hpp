@@ -15,11 +15,13 @@ struct PatchShape {
   Index channels = 0;
   Index patch = 1;  ///< side of a patch; divides height and width
 
-  constexpr Index pixels() const { return height * width * channels; }  ///< columns of an image row
-  constexpr Index down() const { return height / patch; }
-  constexpr Index across() const { return width / patch; }
-  constexpr Index patches() const { return down() * across(); }
-  constexpr Index columns() const { return patch * patch * channels; }  ///< of a patch row
+  /// Columns of an image row.
+  MOXIE_HD constexpr Index pixels() const { return height * width * channels; }
+  MOXIE_HD constexpr Index down() const { return height / patch; }
+  MOXIE_HD constexpr Index across() const { return width / patch; }
+  MOXIE_HD constexpr Index patches() const { return down() * across(); }
+  /// Of a patch row.
+  MOXIE_HD constexpr Index columns() const { return patch * patch * channels; }
 };
 
 namespace detail {

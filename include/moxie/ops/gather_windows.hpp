@@ -15,11 +15,13 @@ struct WindowShape {
   Index stride = 1;
   Index padding = 1;
 
-  constexpr Index pixels() const { return height * width * channels; }  ///< columns of an image row
-  constexpr Index down() const { return (height + 2 * padding - size) / stride + 1; }
-  constexpr Index across() const { return (width + 2 * padding - size) / stride + 1; }
-  constexpr Index windows() const { return down() * across(); }
-  constexpr Index columns() const { return size * size * channels; }  ///< of a window's row
+  /// Columns of an image row.
+  MOXIE_HD constexpr Index pixels() const { return height * width * channels; }
+  MOXIE_HD constexpr Index down() const { return (height + 2 * padding - size) / stride + 1; }
+  MOXIE_HD constexpr Index across() const { return (width + 2 * padding - size) / stride + 1; }
+  MOXIE_HD constexpr Index windows() const { return down() * across(); }
+  /// Of a window's row.
+  MOXIE_HD constexpr Index columns() const { return size * size * channels; }
 };
 
 namespace detail {

@@ -51,6 +51,7 @@ struct Thread {
 
   Fiber fiber;
   State state = State::ready;
+  bool begun = false;
   unsigned number = 0;
   Extent index{};
   Call call{};
@@ -59,8 +60,14 @@ struct Thread {
   unsigned lane() const { return number % 32; }
 };
 
-/// Orders that hold for a whole launch.
+/// Orders that hold for a whole launch: its threads come after what the host did before, and before
+/// what the host does once this is gone.
 struct LaunchOrder {
+  LaunchOrder() { begin.release(); }
+  LaunchOrder(const LaunchOrder&) = delete;
+  LaunchOrder& operator=(const LaunchOrder&) = delete;
+  ~LaunchOrder() { end.acquire(); }
+
   Token begin;
   Token end;
   Token fence;
@@ -79,7 +86,6 @@ class Block {
       : shape_(shape),
         index_(index),
         random_(seed),
-        seats_(seats),
         order_(order),
         shared_(shape.dynamic_bytes),
         threads_(shape.block.size()),
@@ -108,13 +114,12 @@ class Block {
       for (const unsigned i : turns) {
         Thread& t = threads_[i];
         if (t.state != Thread::State::ready || (awake >> (i / 32) & 1U) == 0) continue;
-        now_ = &t;
-        t.fiber.resume();
+        resume(t);
         if (failure_) break;
       }
       if (failure_) {
+        abandon();
         running_ = nullptr;
-        seats_.release();
         std::rethrow_exception(failure_);
       }
     }
@@ -202,6 +207,8 @@ class Block {
     std::vector<Thread*> waiting;
     Token order{};
   };
+  /// Ends a thread of a block that failed.
+  struct Abandoned {};
 
   /// Where every fiber begins.
   MOXIE_EMULATOR_UNSEEN static void enter() {
@@ -214,7 +221,8 @@ class Block {
       block.leave(self);
     } catch (...) {
       const Quiet quiet;
-      block.failure_ = std::current_exception();
+      if (!block.failure_) block.failure_ = std::current_exception();
+      self.state = Thread::State::done;
     }
     block.order_.end.release();
     self.fiber.finish();
@@ -231,6 +239,18 @@ class Block {
     t.state = Thread::State::waiting;
     t.call = call;
     t.fiber.yield();
+    if (failure_) throw Abandoned();
+  }
+  void resume(Thread& t) {
+    now_ = &t;
+    t.begun = true;
+    t.fiber.resume();
+  }
+  /// The threads of a block that failed leave their functions.
+  void abandon() {
+    for (Thread& t : threads_) {
+      if (t.begun && t.state != Thread::State::done) resume(t);
+    }
   }
   void open_barrier() {
     for (Thread* t : barrier_->waiting) t->state = Thread::State::ready;
@@ -267,7 +287,6 @@ class Block {
   Shape shape_;
   Extent index_;
   std::mt19937_64 random_;
-  Seats& seats_;
   LaunchOrder& order_;
   SharedMemory shared_;
   Scheduler scheduler_;

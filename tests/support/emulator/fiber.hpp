@@ -36,7 +36,16 @@ class Seats {
 #endif
     }
   }
-  /// Also after a kernel failed: its fibers never left their functions.
+  char* stack(std::size_t i) const { return memory_ + i * bytes + guard; }
+  static constexpr std::size_t stack_bytes() { return bytes - guard; }
+#if defined(MOXIE_EMULATOR_TSAN)
+  void* tsan(std::size_t i) const { return tsan_[i]; }
+#endif
+
+ private:
+  static constexpr std::size_t guard = 4096;
+  static constexpr std::size_t bytes = 256 * 1024;  // of which few are touched
+
   void release() {
     if (memory_ == nullptr) return;
 #if defined(MOXIE_EMULATOR_ASAN)
@@ -50,16 +59,6 @@ class Seats {
     memory_ = nullptr;
     count_ = 0;
   }
-
-  char* stack(std::size_t i) const { return memory_ + i * bytes + guard; }
-  static constexpr std::size_t stack_bytes() { return bytes - guard; }
-#if defined(MOXIE_EMULATOR_TSAN)
-  void* tsan(std::size_t i) const { return tsan_[i]; }
-#endif
-
- private:
-  static constexpr std::size_t guard = 4096;
-  static constexpr std::size_t bytes = 256 * 1024;  // of which few are touched
 
   char* memory_ = nullptr;
   std::size_t count_ = 0;

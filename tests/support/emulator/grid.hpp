@@ -38,13 +38,11 @@ void run_grid(const Block::Shape& shape, std::uint64_t seed, void (*kernel)(P...
   std::shuffle(turns.begin(), turns.end(), random);
 
   LaunchOrder order;
-  order.begin.release();
   std::size_t blocks = 0;
   for (const std::size_t i : turns) {
     Seats& next = seats[blocks++ % seats.size()];
     Block(shape, shape.grid.index(i), random(), next, order).run(body);
   }
-  order.end.acquire();
 }
 
 }  // namespace moxie::emulator

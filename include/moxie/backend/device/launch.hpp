@@ -18,8 +18,6 @@ struct Launch {
 };
 
 namespace detail::device {
-/// Keeps the name `run` in a group of twins that has none yet, so that Twins can join the groups.
-struct NoOperation {};
 /// Stands for every kernel in the concept below.
 using AnyKernel = void (*)(const float*, float*, Index);
 }  // namespace detail::device

@@ -46,8 +46,6 @@ class NnTwins {
   using Experts = VectorView<const std::int32_t, Space>;
 
  public:
-  void run(const NoOperation&) {}
-
   template <class B>
   void bind(const Attention&, Arena<B>& arena, const AttentionShape& shape,
             AttentionMemory<B>& memory) const {

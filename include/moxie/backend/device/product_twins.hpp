@@ -47,8 +47,6 @@ class ProductTwins {
   using Space = typename L::Space;
 
  public:
-  void run(const NoOperation&) {}
-
   template <class B, class End>
   void run(const ExpertProduct&, const Parameters<B>& p, const ExpertWeights<B>& w,
            const ExpertMemory<B>&, const Rows<B>& rows, Op op, MatrixView<T, Space> out,

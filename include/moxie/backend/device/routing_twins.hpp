@@ -31,8 +31,6 @@ class RoutingTwins {
   using Space = typename L::Space;
 
  public:
-  void run(const NoOperation&) {}
-
   void run(const TopKRows&, MatrixView<const T, Space> scores,
            VectorView<const std::int32_t, Space> mask, MatrixView<std::int32_t, Space> choice) {
     if (scores.cols > warp_columns) return TopKRows::generic(self(), scores, mask, choice);

@@ -25,7 +25,7 @@ struct AttentionKept {
 /// o = softmax(scale q k^T) v. A block owns queries; blocks: images * heads * tiles of queries.
 template <class T, int Width, class Space>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
-                                       AttentionTile<T, Width>::blocks)
+                                      AttentionTile<T, Width>::blocks)
     attention_forward(BatchView<const T, Space> q, BatchView<const T, Space> k,
                       BatchView<const T, Space> v, T scale, AttentionKept<T> kept,
                       BatchView<T, Space> o) {
@@ -106,7 +106,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
 /// dq, and inner[row] = <d_o, o>, which is the sum over keys of p dp. A block owns queries.
 template <class T, int Width, class Space>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
-                                       AttentionTile<T, Width>::blocks)
+                                      AttentionTile<T, Width>::blocks)
     attention_backward_queries(BatchView<const T, Space> q, BatchView<const T, Space> k,
                                BatchView<const T, Space> v, BatchView<const T, Space> d_o, T scale,
                                AttentionKept<T> kept, T* inner_of, BatchView<T, Space> dq) {
@@ -173,7 +173,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
 /// dk and dv, from inner as attention_backward_queries left it. A block owns keys.
 template <class T, int Width, class Space>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(AttentionTile<T, Width>::threads,
-                                       AttentionTile<T, Width>::blocks)
+                                      AttentionTile<T, Width>::blocks)
     attention_backward_keys(BatchView<const T, Space> q, BatchView<const T, Space> k,
                             BatchView<const T, Space> v, BatchView<const T, Space> d_o, T scale,
                             AttentionKept<T> kept, const T* inner_of, BatchView<T, Space> dk,

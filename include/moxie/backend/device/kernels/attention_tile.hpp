@@ -138,8 +138,8 @@ MOXIE_DEVICE void store_weights(const AttentionPlace<Tile>& place,
   __syncwarp(whole_warp);
 }
 
-/// result[i][...] += the sum over `count` rows j, rounded up to packs, of weights[own(i)][j] * row j
-/// of b, in ascending order; the lane's columns are those of `place.column`.
+/// result[i][...] += the sum over `count` rows j of b, rounded up to packs, of weights[own(i)][j] *
+/// row j, in ascending order; the lane's columns are those of `place.column`.
 template <class Tile, class T>
 MOXIE_DEVICE void add_weighted_rows(const AttentionPlace<Tile>& place, const T* weights, const T* b,
                                     int count, typename Tile::Results& result) {
