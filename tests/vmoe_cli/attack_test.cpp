@@ -165,6 +165,12 @@ TEST_CASE("attack shows its progress, as a bar on a terminal, and stops for Ctrl
   for (const char control : {'\r', '\033', '#'})
     CHECK(plain.out.find(control) == std::string::npos);
 
+  // An ensemble is long at a batch: it says what its members left
+  const Ending ensemble = run({"attack", folder / "run", "--eps", "0.0001", "--steps", "60"},
+                              {.terminal = true, .columns = 120});
+  REQUIRE_MESSAGE(ensemble.code == 0, ensemble.err);
+  CHECK(ensemble.out == Containing(" of 15 stand after fab-t  "));
+
   const auto json_file = folder / "never.json", page = folder / "never.html";
   Process endless({"attack", folder / "run", "--attack", "square", "--eps", "0.0001", "--steps",
                    "100000000", "--json", json_file, "--report", page});
