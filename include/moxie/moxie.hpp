@@ -24,6 +24,7 @@
 #include "moxie/capacity/tutel.hpp"
 #include "moxie/dispatch/einsum.hpp"
 #include "moxie/dispatch/gather.hpp"
+#include "moxie/dispatch/padded.hpp"
 #include "moxie/dispatch/soft.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/expert/gated.hpp"
