@@ -5,6 +5,8 @@
 #include "emulator/routing_backends.hpp"
 #include "moxie/ops/assign_rows.hpp"
 
+namespace assign_kernels_test {
+
 using namespace moxie;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -230,3 +232,5 @@ TEST_CASE("assign kernels: nothing to assign, no token that takes part, and too 
   check_assign(
       drawn({.group = 20, .groups = 1, .choices = 2, .experts = 1025, .capacity = 1}, draw), 0);
 }
+
+}  // namespace assign_kernels_test

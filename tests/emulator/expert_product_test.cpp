@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "device/reference.hpp"
+#include "emulator/emulated.hpp"
 #include "moxie/ops/activation.hpp"
 #include "moxie/ops/expert_product.hpp"
 #include "support/buffer.hpp"
-#include "support/emulator/emulated_leaf.hpp"
 #include "support/errors.hpp"
 #include "support/parameters.hpp"
 
@@ -35,8 +35,6 @@ using Tf32Backend = DeviceBackend<float, Tf32Leaf>;
 }  // namespace
 }  // namespace moxie::test
 
-TYPE_TO_STRING_AS("EmulatedBackend<float>", moxie::test::EmulatedBackend<float>);
-TYPE_TO_STRING_AS("EmulatedBackend<double>", moxie::test::EmulatedBackend<double>);
 TYPE_TO_STRING_AS("Tf32Backend", moxie::test::Tf32Backend);
 
 namespace moxie::test {

@@ -39,7 +39,7 @@ TYPE_TO_STRING_AS("large tiles of bf16", moxie::test::BfLarge);
 namespace moxie::test {
 namespace {
 
-constexpr double unwritten = 77;
+constexpr double untouched = 77;
 
 struct Numbers {
   std::uint32_t state;
@@ -140,7 +140,7 @@ void check_product(const Work& work, std::uint64_t seed, Index blocks = 2) {
   const Dense<T> w(experts * (op == Op::none ? work.inner : work.cols),
                    op == Op::none ? work.cols : work.inner, work.gap, Numbers{2});
   Dense<Sum> out(offset.back() + 3, work.cols, work.gap, Numbers{3});
-  for (Sum& v : out.values) v = Sum(unwritten);
+  for (Sum& v : out.values) v = Sum(untouched);
 
   EmulatedLeaf leaf(seed);
   leaf.launch({.blocks = blocks,
@@ -151,7 +151,7 @@ void check_product(const Work& work, std::uint64_t seed, Index blocks = 2) {
               StoreEnd<Sum, Sum>{{}, Strided<Sum>(out.view())});
 
   std::size_t wrong = 0;
-  std::vector<double> expected(out.values.size(), unwritten);
+  std::vector<double> expected(out.values.size(), untouched);
   for (int e = 0; e < experts; ++e) {
     for (Index r = offset[std::size_t(e)]; r < offset[std::size_t(e) + 1]; ++r) {
       for (Index c = 0; c < work.cols; ++c) {

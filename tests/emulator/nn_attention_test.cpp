@@ -11,6 +11,8 @@
 #include "moxie/ops/attention.hpp"
 #include "nn_matrix.hpp"
 
+namespace nn_attention_test {
+
 using namespace moxie;
 using moxie::test::emulated;
 using moxie::test::EmulatedBackend;
@@ -244,3 +246,5 @@ TEST_CASE(
   CHECK(f.o.dense() == generic.o.dense());
   CHECK(f.dkv.dense() == generic.dkv.dense());
 }
+
+}  // namespace nn_attention_test

@@ -15,6 +15,8 @@
 #include "moxie/ops/sgd.hpp"
 #include "nn_matrix.hpp"
 
+namespace nn_flat_test {
+
 using namespace moxie;
 using moxie::test::emulated;
 using moxie::test::EmulatedBackend;
@@ -242,3 +244,5 @@ TEST_CASE_TEMPLATE("nn kernels: gradients of a layer norm's weights", T, float, 
   test::check_near(d_scale.dense(), scale_expected);
   test::check_near(d_bias.dense(), bias_expected);
 }
+
+}  // namespace nn_flat_test

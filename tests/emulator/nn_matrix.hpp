@@ -4,17 +4,11 @@
 #include <cstdint>
 #include <vector>
 
+#include "emulator/emulated.hpp"
 #include "moxie/core/view.hpp"
-#include "support/emulator/emulated_leaf.hpp"
 #include "support/numbers.hpp"
 
 namespace moxie::test {
-
-/// An emulated device whose blocks and threads take the turns that `seed` draws.
-template <class T>
-EmulatedBackend<T> emulated(std::uint64_t seed = 0) {
-  return EmulatedBackend<T>(EmulatedLeaf(seed));
-}
 
 /// A matrix in an emulated device's memory, which is the host's, with `gap` unused elements after
 /// each row. The same seed gives the same numbers, rounded to T, whatever the gap.

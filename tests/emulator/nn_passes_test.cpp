@@ -12,6 +12,8 @@
 #include "moxie/ops/mean_tokens.hpp"
 #include "nn_matrix.hpp"
 
+namespace nn_passes_test {
+
 using namespace moxie;
 using moxie::test::emulated;
 using moxie::test::EmulatedBackend;
@@ -153,3 +155,5 @@ TEST_CASE_TEMPLATE(
     CHECK(b.leaf().launches() == 2);
   }
 }
+
+}  // namespace nn_passes_test

@@ -9,6 +9,8 @@
 #include "moxie/testing/law_report.hpp"
 #include "nn_matrix.hpp"
 
+namespace nn_rows_test {
+
 using namespace moxie;
 using moxie::test::emulated;
 using moxie::test::EmulatedBackend;
@@ -201,3 +203,5 @@ TEST_CASE("nn kernels: rows in float are near those of the generic forms in doub
   SoftmaxRows::generic(wide, x_wide.read(), y_wide.view());
   test::check_near(y.dense(), y_wide.dense());
 }
+
+}  // namespace nn_rows_test

@@ -6,6 +6,8 @@
 #include "emulator/routing_backends.hpp"
 #include "moxie/ops/softmax_top_k.hpp"
 
+namespace ranking_kernels_test {
+
 using namespace moxie;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -150,3 +152,5 @@ TEST_CASE_TEMPLATE("ranking kernels: a NaN makes its whole row of probabilities 
   for (std::size_t i = 0; i < got.probability.size(); ++i)
     CHECK(std::isnan(got.probability[i]) == (i / 50 == 1));
 }
+
+}  // namespace ranking_kernels_test

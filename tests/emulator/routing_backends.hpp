@@ -4,10 +4,10 @@
 #include <initializer_list>
 #include <vector>
 
+#include "emulator/emulated.hpp"
 #include "moxie/testing/law_report.hpp"
 #include "support/backends.hpp"
 #include "support/numbers.hpp"
-#include "support/emulator/emulated_leaf.hpp"
 
 /// The tests of routing's kernels: an operation on EmulatedBackend, which takes its twins, against
 /// the generic form on other backends.
@@ -15,10 +15,6 @@ namespace moxie::test {
 
 inline constexpr std::uint64_t schedules[] = {0, 1};
 
-template <class T>
-EmulatedBackend<T> emulated(std::uint64_t schedule) {
-  return EmulatedBackend<T>(EmulatedLeaf(schedule));
-}
 template <class T>
 std::vector<T> scalars(const std::vector<double>& values) {
   std::vector<T> out;

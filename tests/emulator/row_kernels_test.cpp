@@ -5,6 +5,8 @@
 #include "moxie/ops/gather_rows.hpp"
 #include "moxie/ops/routed_rows.hpp"
 
+namespace row_kernels_test {
+
 using namespace moxie;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -190,3 +192,5 @@ TEST_CASE_TEMPLATE("row kernels: gather copies and scales rows, and writes none 
     }
   }
 }
+
+}  // namespace row_kernels_test

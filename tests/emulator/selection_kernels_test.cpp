@@ -7,6 +7,8 @@
 #include "emulator/routing_backends.hpp"
 #include "moxie/ops/largest_tokens.hpp"
 
+namespace selection_kernels_test {
+
 using namespace moxie;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -132,3 +134,5 @@ TEST_CASE_TEMPLATE("selection kernels: more tokens than a block sorts keep the g
   check_taken<T>(drawn({.group = 2100, .groups = 1, .experts = 1, .count = 64}, draw, 1000));
   check_taken<T>(drawn({.group = 4200, .groups = 1, .experts = 1, .count = 4100}, draw, 1000), 0);
 }
+
+}  // namespace selection_kernels_test

@@ -7,6 +7,8 @@
 #include "moxie/ops/sinkhorn.hpp"
 #include "moxie/ops/sinkhorn_backward.hpp"
 
+namespace sinkhorn_kernels_test {
+
 using namespace moxie;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -192,3 +194,5 @@ TEST_CASE("sinkhorn kernel: more experts than a block solves for keep the generi
   const Case c{4, 160, {.group = 4, .epsilon = 1, .iterations = 5}, draw.normals(4 * 160)};
   check_gradient<float>(c, draw.normals(4 * 160), 0);
 }
+
+}  // namespace sinkhorn_kernels_test
