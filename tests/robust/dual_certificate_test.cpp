@@ -9,6 +9,8 @@
 #include "moxie/robust/certificate.hpp"
 #include "support/numbers.hpp"
 
+namespace dual_certificate_test {
+
 namespace {
 
 using moxie::Index;
@@ -181,3 +183,5 @@ TEST_CASE("nothing breaks a dual model of routed parts inside its radii") {
   CHECK(by_route > 100);
   CHECK(outside > 100);  // the attack is one
 }
+
+}  // namespace dual_certificate_test
