@@ -33,7 +33,7 @@ if(MOXIE_WERROR)
   target_compile_options(moxie_warnings INTERFACE "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Werror all-warnings>")
 endif()
 
-# Each header of the GPU's side alone, by nvcc, for each architecture: part of `headers`
+# Each header of the GPU's side alone, by nvcc, for one architecture (tests are built for each): part of `headers`
 if(TARGET headers)
   file(GLOB_RECURSE moxie_device_headers CONFIGURE_DEPENDS RELATIVE "${PROJECT_SOURCE_DIR}/include"
     "${PROJECT_SOURCE_DIR}/include/moxie/backend/cuda.hpp" "${PROJECT_SOURCE_DIR}/include/moxie/backend/cuda/*.hpp"
@@ -46,5 +46,7 @@ if(TARGET headers)
   endforeach()
   add_library(moxie_cuda_headers OBJECT EXCLUDE_FROM_ALL ${moxie_device_sources})
   target_link_libraries(moxie_cuda_headers PRIVATE moxie_cuda moxie_warnings)
+  list(GET CMAKE_CUDA_ARCHITECTURES -1 newest)
+  set_target_properties(moxie_cuda_headers PROPERTIES CUDA_ARCHITECTURES "${newest}")
   add_dependencies(headers moxie_cuda_headers)
 endif()
