@@ -9,17 +9,9 @@
 /// The backends on which the tests of DeviceBackend run: one of each scalar and of each kind of
 /// memory, or those with kernels: under nvcc the GPU's, in tests/emulated the emulated ones. Every
 /// further one costs seconds of compile time.
-#if defined(__CUDACC__)
-#include "moxie/backend/cuda.hpp"
-#define DEVICE_BACKENDS ::moxie::CudaBackend<float>, ::moxie::CudaBackend<double>
-TYPE_TO_STRING_AS("CudaBackend<float>", moxie::CudaBackend<float>);
-TYPE_TO_STRING_AS("CudaBackend<double>", moxie::CudaBackend<double>);
-#elif defined(MOXIE_EMULATED)
-#include "support/emulator/emulated_leaf.hpp"
-#define DEVICE_BACKENDS \
-  ::moxie::test::EmulatedBackend<float>, ::moxie::test::EmulatedBackend<double>
-TYPE_TO_STRING_AS("EmulatedBackend<float>", moxie::test::EmulatedBackend<float>);
-TYPE_TO_STRING_AS("EmulatedBackend<double>", moxie::test::EmulatedBackend<double>);
+#if defined(__CUDACC__) || defined(MOXIE_EMULATED)
+#include "support/backends.hpp"
+#define DEVICE_BACKENDS MOXIE_TEST_BACKENDS
 #else
 #include "device/deferred_leaf.hpp"
 #include "moxie/backend/thrust_host.hpp"
