@@ -67,9 +67,22 @@ class GpuCheck(unittest.TestCase):
 
     def test_its_steps_can_be_listed(self):
         listed = list(gpu_check.steps(pathlib.Path("/nowhere"), "2"))
-        self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "memcheck", "racecheck",
-                                                  "conformance_double", "conformance_float", "benchmark", "training"])
-        self.assertEqual(listed[5][3], "built without conformance_cuda")
+        self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "conformance_double", "conformance_float",
+                                                  "memcheck", "memcheck_conformance", "racecheck",
+                                                  "racecheck_conformance", "benchmark", "training"])
+        self.assertEqual(listed[3][3], "built without conformance_cuda")
+        self.assertIn("--no-tests=error", listed[2][1])
+
+    def test_a_benchmark_of_an_earlier_run_is_not_reported(self):
+        steps = [("tests", ["true"], {}, None), ("benchmark", ["true"], {}, None)]
+        with tempfile.TemporaryDirectory() as folder:
+            logs = pathlib.Path(folder, "gpu_check")
+            logs.mkdir()
+            (logs / "bench_gpu.json").write_text('{"benchmarks": []}', encoding="utf-8")
+            for only, wanted in (("tests", None), ("benchmark", {"benchmarks": []})):
+                run(["--build", folder, "--only", only], ["A GPU"], steps)
+                report = json.loads((logs / "result.json").read_text(encoding="utf-8"))
+                self.assertEqual(report["benchmark"], wanted)
 
 
 if __name__ == "__main__":
