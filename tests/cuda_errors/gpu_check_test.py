@@ -68,8 +68,9 @@ class GpuCheck(unittest.TestCase):
     def test_its_steps_can_be_listed(self):
         listed = list(gpu_check.steps(pathlib.Path("/nowhere"), "2"))
         self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "conformance_double", "conformance_float",
-                                                  "memcheck", "memcheck_conformance", "racecheck",
-                                                  "racecheck_conformance", "benchmark", "training"])
+                                                  "memcheck", "memcheck_ops", "memcheck_conformance",
+                                                  "racecheck", "racecheck_ops", "racecheck_conformance", "benchmark",
+                                                  "training"])
         self.assertEqual(listed[3][3], "built without conformance_cuda")
         self.assertIn("--no-tests=error", listed[2][1])
 
