@@ -53,7 +53,8 @@ class CudaPool final : public CudaMemoryResource {
     return p;
   }
   void deallocate(void* p, std::size_t /*bytes*/, cudaStream_t stream) noexcept override {
-    cudaFreeAsync(p, stream);
+    // Nobody can be told of a failure here, and the next launch is not to be blamed for it.
+    if (cudaFreeAsync(p, stream) != cudaSuccess) cudaGetLastError();
   }
 
  private:
