@@ -16,9 +16,10 @@
 //
 // A row is one layer: dropless with ragged products, or with a capacity of 1.25 whose rows are padded for strided products. Its
 // time is the median time on the GPU of a forward; counters are medians in milliseconds, taken in turn with it: forward_backward;
-// gate, route, maps (slots and rows), combine; ragged, padded and dense: the experts' products alone, by our kernels, as a strided
-// batch of balanced experts, and as one dense layer of as many multiply-adds. rate = dense / own products, layer = forward / own
-// products, routing = (route + maps) / forward, where the own products are the ragged or the padded ones.
+// gate, route, maps (slots and rows), combine; ragged, padded and dense: the experts' products alone, by our kernels over the K T
+// rows, as a strided batch, and as one dense layer of the batch's multiply-adds. The batch has an expert's slots as its rows, or
+// K T / E without a capacity. rate = dense / own products, layer = forward / own products, routing = (route + maps) / forward,
+// where the own products are the ragged or the padded ones.
 
 namespace {
 
@@ -33,17 +34,19 @@ constexpr Shape shapes[] = {{"vmoe-s", 512, 2048}, {"vmoe-b", 768, 3072}, {"vmoe
 /// range(0): experts, range(1): tokens.
 template <class Router, class Capacity>
 void layer(benchmark::State& state, const Shape& shape, const Capacity& capacity, bool tf32) {
-  const bench::Sizes sizes{.tokens = state.range(1),
-                           .width = shape.width,
-                           .hidden = shape.hidden,
-                           .experts = state.range(0),
-                           .choices = 2};
+  constexpr bool ragged = std::is_same_v<Router, bench::Ragged>;
+  bench::Sizes sizes{.tokens = state.range(1),
+                     .width = shape.width,
+                     .hidden = shape.hidden,
+                     .experts = state.range(0),
+                     .choices = 2};
   moxie::CudaStream stream;
   bench::B backend(moxie::CudaLeaf(stream.get(), {.tf32 = tf32}));
   Router router;
   router.k = sizes.choices;
   bench::WholeLayer<Router, Capacity> whole(backend, sizes, router, capacity);
   whole.forward();
+  sizes.each = ragged ? sizes.rows() / sizes.experts : whole.routing().shape.capacity;
   bench::Stages stages(backend, sizes, whole.routing());
   const std::vector<double> seconds =
       bench::device_medians(stream.get(), 20, 5,
@@ -56,7 +59,7 @@ void layer(benchmark::State& state, const Shape& shape, const Capacity& capacity
   const char* names[] = {"forward", "forward_backward", "gate",  "route",  "maps",
                          "ragged",  "padded",           "dense", "combine"};
   for (std::size_t i = 1; i < seconds.size(); ++i) state.counters[names[i]] = 1e3 * seconds[i];
-  const double own = std::is_same_v<Router, bench::Ragged> ? seconds[5] : seconds[6];
+  const double own = ragged ? seconds[5] : seconds[6];
   state.counters["rate"] = seconds[7] / own;
   state.counters["layer"] = seconds[0] / own;
   state.counters["routing"] = (seconds[3] + seconds[4]) / seconds[0];

@@ -26,7 +26,10 @@ using Padded = moxie::WithDispatcher<moxie::PaddedDispatcher, moxie::TopKRouter>
 
 struct Sizes {
   Index tokens, width, hidden, experts, choices;
+  Index each = 0;  ///< rows an expert of a strided product
   Index rows() const { return tokens * choices; }
+  Index padded_rows() const { return experts * each; }
+  Index most_rows() const { return rows() > padded_rows() ? rows() : padded_rows(); }
 };
 
 /// Random numbers in the device's memory.
@@ -86,8 +89,8 @@ class Stages {
         gate_(backend, s.width, s.experts, 6),
         w1_(backend, s.experts * s.width, s.hidden, 7),
         w2_(backend, s.experts * s.hidden, s.width, 8),
-        h_(backend, s.rows(), s.hidden, 9),
-        out_(backend, s.rows(), s.width, 10),
+        h_(backend, s.most_rows(), s.hidden, 9),
+        out_(backend, s.most_rows(), s.width, 10),
         y_(backend, s.tokens, s.width, 11) {
     context_.shape = r_.shape;
     context_.mode = moxie::Mode::eval;
@@ -107,21 +110,22 @@ class Stages {
     b_.grouped_gemm({x_.view(), r_.token, {}, r_.offset, rows}, Op::none, w1_.view(), h_.view());
     b_.grouped_gemm({h_.view(), {}, {}, r_.offset, rows}, Op::none, w2_.view(), out_.view());
   }
-  /// As many multiply-adds as one strided batch: what perfectly balanced experts would cost cuBLAS.
+  /// The same as one strided batch of cuBLAS, `each` rows an expert.
   void padded_products() {
-    const Index each = s_.rows() / s_.experts;
     const auto batch = [&](moxie::Matrix<B> m, Index rows) {
       return moxie::Batched<B>{{m.data, rows, m.cols}, s_.experts, rows * m.cols};
     };
-    b_.batched_gemm(Op::none, Op::none, 1, batch(out_.view(), each), batch(w1_.view(), s_.width), 0,
-                    batch(h_.view(), each));
-    b_.batched_gemm(Op::none, Op::none, 1, batch(h_.view(), each), batch(w2_.view(), s_.hidden), 0,
-                    batch(out_.view(), each));
+    b_.batched_gemm(Op::none, Op::none, 1, batch(out_.view(), s_.each), batch(w1_.view(), s_.width),
+                    0, batch(h_.view(), s_.each));
+    b_.batched_gemm(Op::none, Op::none, 1, batch(h_.view(), s_.each), batch(w2_.view(), s_.hidden),
+                    0, batch(out_.view(), s_.each));
   }
-  /// As many multiply-adds as one dense layer of K T rows.
+  /// As many multiply-adds as the strided batch has, as one dense layer.
   void dense_products() {
-    b_.gemm(Op::none, Op::none, 1, out_.view(), w1_.view().top(s_.width), 0, h_.view());
-    b_.gemm(Op::none, Op::none, 1, h_.view(), w2_.view().top(s_.hidden), 0, out_.view());
+    const moxie::Matrix<B> h = h_.view().top(s_.padded_rows());
+    const moxie::Matrix<B> out = out_.view().top(s_.padded_rows());
+    b_.gemm(Op::none, Op::none, 1, out, w1_.view().top(s_.width), 0, h);
+    b_.gemm(Op::none, Op::none, 1, h, w2_.view().top(s_.hidden), 0, out);
   }
   void combine() {
     moxie::GatherDispatcher::Tape<B> none;
