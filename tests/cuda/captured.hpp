@@ -11,7 +11,12 @@ void run_captured(cudaStream_t stream, int times, const F& enqueue) {
   cudaGraph_t graph{};
   cudaGraphExec_t step{};
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
-  enqueue();
+  try {
+    enqueue();
+  } catch (...) {  // a stream that stays in capture would fail the cases after this one too
+    cudaStreamEndCapture(stream, &graph);
+    throw;
+  }
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   REQUIRE(cudaGraphInstantiate(&step, graph, 0) == cudaSuccess);
   for (int i = 0; i < times; ++i) REQUIRE(cudaGraphLaunch(step, stream) == cudaSuccess);

@@ -41,6 +41,12 @@ class GpuCheck(unittest.TestCase):
         code, text = run([], [], environment={"MOXIE_REQUIRE_GPU": "1"})
         self.assertEqual((code, text), (1, "failed, MOXIE_REQUIRE_GPU=1: no GPU (nvidia-smi lists none)\n"))
 
+    def test_a_step_that_hangs_is_ended_and_fails(self):
+        with tempfile.TemporaryDirectory() as folder:
+            result = gpu_check.run_step("one", ["sleep", "60"], pathlib.Path(folder) / "one.log", seconds_at_most=0.2)
+        self.assertEqual((result["status"], result["reason"]), ("failed", "still ran after 0.2 s, see one.log"))
+        self.assertLess(result["seconds"], 30)
+
     def test_steps_pass_fail_and_are_skipped(self):
         steps = [("one", ["true"], {}, None), ("two", ["sh", "-c", "echo words; exit 3"], {}, None),
                  ("three", ["true"], {}, "not there"), ("four", ["sh", "-c", 'test "$SET" = yes'], {"SET": "yes"}, None),
