@@ -17,7 +17,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wsign-conversion", "-Werror"]
 # what needs a further library or nvcc (cmake/library.cmake)
-SPECIAL = re.compile(r"moxie/backend/(cuda/|thrust_host|openmp_executor)|moxie/dist/(mpi|nccl)")
+SPECIAL = re.compile(r"moxie/backend/(cuda[./]|thrust_host|openmp_executor)|moxie/dist/(mpi|nccl)")
 
 
 def plain_headers(include):

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Compiles the C++ of pages of docs/ (nothing is linked or run): each page is one file, each of its blocks a function in it.
 
-usage: compile_pages.py --compiler CXX --include DIR [--system DIR[;DIR...]] PAGE...
+usage: compile_pages.py --compiler CXX [--cuda] --include DIR [--system DIR[;DIR...]] PAGE...
 
 In front of a page's blocks stand <moxie/moxie.hpp>, the headers that the page names (`Header: ...`), and what its text takes for
 granted: common.hpp here, and PAGE.hpp if there is one. Left out are blocks that are cut from a program (tools/check_snippets.py).
 """
 
 import argparse
+import os
 import pathlib
 import re
 import subprocess
@@ -52,6 +53,7 @@ def program(page, text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compiler", required=True)
+    parser.add_argument("--cuda", action="store_true", help="the compiler is nvcc")
     parser.add_argument("--include", required=True, help="folder of moxie/")
     parser.add_argument("--system", default="", help="folders of Eigen, with ; between them")
     parser.add_argument("pages", nargs="+", type=pathlib.Path)
@@ -60,6 +62,8 @@ def main():
     # names are used for what they are, and a page declares more than it uses
     command = [options.compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused-variable",
                "-Wno-unused-but-set-variable", "-I", options.include, *folders]
+    if options.cuda:
+        command = [options.compiler, "-std=c++20", "-arch=sm_80", "-x", "cu", "-c", "-o", os.devnull, "-I", options.include, *folders]
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         for page in options.pages:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 
 # they need another library or compiler
-SPECIAL = re.compile(r"^moxie/(backend/(cuda/|thrust_host|openmp_executor)|dist/(mpi|nccl))|[.]cuh$")
+SPECIAL = re.compile(r"^moxie/(backend/(cuda[./]|thrust_host|openmp_executor)|dist/(mpi|nccl))|[.]cuh$")
 FOREIGN = re.compile(r"^\s*#\s*include\s*(<[^>]+>)")
 
 
