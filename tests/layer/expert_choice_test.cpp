@@ -11,6 +11,8 @@
 #include "moxie/router/sparse_top_k.hpp"
 #include "moxie/testing/gradcheck.hpp"
 
+namespace expert_choice_test {
+
 using namespace moxie;
 using namespace moxie::test;
 
@@ -163,3 +165,5 @@ TEST_CASE("experts that choose, and soft slots, need a number of slots") {
   CHECK(make(SparseExpertChoiceRouter{}).starts_with(begin));
   CHECK(make(SoftRouter{}).starts_with(begin));
 }
+
+}  // namespace expert_choice_test

@@ -8,6 +8,8 @@
 #include "support/errors.hpp"
 #include "support/numbers.hpp"
 
+namespace certificate_test {
+
 namespace {
 
 using moxie::Index;
@@ -209,3 +211,5 @@ TEST_CASE("no sampling and no attack succeeds inside a certified radius") {
   CHECK(by_route > 100);
   CHECK(outside > 100);  // the attack is one
 }
+
+}  // namespace certificate_test
