@@ -10,6 +10,12 @@
 
 namespace moxie::test {
 
+/// Operands of the operations whose kernels are tested here.
+template <class T>
+using In = MatrixView<const T>;
+template <class T>
+using Out = MatrixView<T>;
+
 /// A matrix in an emulated device's memory, which is the host's, with `gap` unused elements after
 /// each row. The same seed gives the same numbers, rounded to T, whatever the gap.
 template <class T>

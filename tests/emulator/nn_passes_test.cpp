@@ -17,14 +17,11 @@ namespace nn_passes_test {
 using namespace moxie;
 using moxie::test::emulated;
 using moxie::test::EmulatedBackend;
+using moxie::test::In;
 using moxie::test::NnMatrix;
+using moxie::test::Out;
 
 namespace {
-
-template <class T>
-using In = MatrixView<const T>;
-template <class T>
-using Out = MatrixView<T>;
 
 // A changed signature must not fall back to the generic form in silence.
 template <class T, class B = EmulatedBackend<T>>

@@ -151,8 +151,9 @@ TEST_CASE("nothing breaks a dual model of routed parts inside its radii") {
       by_route += c.limited_by_route ? 1 : 0;
       const auto survives = [&](const Numbers& d, double radius) {
         Numbers moved = x;
-        // A route's radius is exact: what rounds in this sum and in the logits would cross it
-        const double by = radius * (1 - 1e-9);
+        // A route's radius is exact, but the sums here are not: their numbers are below 100 and lose
+        // at most a few 1e-14, which at the very end of the radius would cross it.
+        const double by = radius - 1e-13;
         for (std::size_t j = 0; j < moved.size(); ++j) moved[j] += std::copysign(by, d[j]);
         return best_of(dual.outputs(moved)) == y;
       };
