@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "device/device_backends.hpp"
-#include "moxie/core/bf16.hpp"
+#include "support/product_tiles.hpp"
 
 /// The kernels of products of experts on the device: their matrix instructions and asynchronous
 /// copies are assembly, which the emulator only imitates. All numbers are small multiples of powers
@@ -17,25 +17,6 @@ namespace {
 using namespace detail::device;
 
 using B = CudaBackend<float>;
-using ExactSmall = ExactProducts<float>::Small;
-using ExactLarge = ExactProducts<float>::Large;
-using TfSmall = MatrixProducts<float>::Small;
-using TfLarge = MatrixProducts<float>::Large;
-using BfSmall = MatrixProducts<bf16>::Small;
-using BfLarge = MatrixProducts<bf16>::Large;
-
-}  // namespace
-}  // namespace moxie::test
-
-TYPE_TO_STRING_AS("small exact tiles", moxie::test::ExactSmall);
-TYPE_TO_STRING_AS("large exact tiles", moxie::test::ExactLarge);
-TYPE_TO_STRING_AS("small tiles of tf32", moxie::test::TfSmall);
-TYPE_TO_STRING_AS("large tiles of tf32", moxie::test::TfLarge);
-TYPE_TO_STRING_AS("small tiles of bf16", moxie::test::BfSmall);
-TYPE_TO_STRING_AS("large tiles of bf16", moxie::test::BfLarge);
-
-namespace moxie::test {
-namespace {
 
 constexpr Index tokens = 37;
 /// Rows that belong to nobody, experts without rows, with one, with more than a tile.

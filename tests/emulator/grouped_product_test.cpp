@@ -6,9 +6,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "moxie/backend/device/product_twins.hpp"
-#include "moxie/core/bf16.hpp"
 #include "support/emulator/emulated_leaf.hpp"
+#include "support/product_tiles.hpp"
 
 /// The kernels of products of experts alone, each with its tiles. All numbers are small multiples
 /// of powers of two, so that every sum is exact in any order and results are compared for equality.
@@ -16,28 +15,6 @@ namespace moxie::test {
 namespace {
 
 using namespace detail::device;
-
-using ExactSmall = ExactProducts<float>::Small;
-using ExactLarge = ExactProducts<float>::Large;
-using ExactDouble = ExactProducts<double>::Small;
-using TfSmall = MatrixProducts<float>::Small;
-using TfLarge = MatrixProducts<float>::Large;
-using BfSmall = MatrixProducts<bf16>::Small;
-using BfLarge = MatrixProducts<bf16>::Large;
-
-}  // namespace
-}  // namespace moxie::test
-
-TYPE_TO_STRING_AS("small exact tiles", moxie::test::ExactSmall);
-TYPE_TO_STRING_AS("large exact tiles", moxie::test::ExactLarge);
-TYPE_TO_STRING_AS("tiles of double", moxie::test::ExactDouble);
-TYPE_TO_STRING_AS("small tiles of tf32", moxie::test::TfSmall);
-TYPE_TO_STRING_AS("large tiles of tf32", moxie::test::TfLarge);
-TYPE_TO_STRING_AS("small tiles of bf16", moxie::test::BfSmall);
-TYPE_TO_STRING_AS("large tiles of bf16", moxie::test::BfLarge);
-
-namespace moxie::test {
-namespace {
 
 constexpr double untouched = 77;
 
