@@ -62,7 +62,8 @@ class MoeFunction : public torch::autograd::Function<MoeFunction<L>> {
 };
 
 /// Any layer of moxie on a backend of host memory, [rows, D] to [rows, O]. Its losses on the routing
-/// are part of every backward. One backward at a time.
+/// are part of every backward. One backward at a time,
+/// and the module must live until the last.
 template <class L>
 class MoeModule : public torch::nn::Module {
   using B = typename L::BackendType;

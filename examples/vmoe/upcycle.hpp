@@ -16,7 +16,7 @@ struct UpcycleRequest {
 };
 
 /// Makes a run whose model starts as a dense one: its parameters, with the perceptrons of some blocks
-/// repeated as experts. Unless told otherwise, weights of a token sum to 1 and nothing is dropped, so
+/// repeated as experts. With token choice, unless told otherwise, weights of a token sum to 1 and nothing is dropped, so
 /// that at step 0 it gives what the dense model gives. The run has one checkpoint, of step 0, and
 /// `vmoe train --resume` goes on from there.
 /// @returns what was copied, repeated and left as it was initialized

@@ -70,6 +70,9 @@ class RouterChecker {
   };
 
   bool accepts(Index experts) const {
+#if !defined(__cpp_exceptions)  // a refusal would end the program
+    if (experts < router_.choices(experts)) return false;
+#endif
     if constexpr (requires { router_.check(experts); }) {
       MOXIE_TRY {
         router_.check(experts);
