@@ -61,7 +61,7 @@ def square_of_variation(x):
 
 
 class Moe(nn.Module):
-    """Softmax token choice. noise: of V-MoE, std 1 / E in training, with importance and load losses (0.005 each) in `loss`."""
+    """Softmax token choice. noise: of V-MoE, in training, std 1 / E, with importance and load losses (0.005 each) in `loss`."""
 
     def __init__(self, form, width, hidden, experts, choices, noise=False):
         super().__init__()
@@ -76,12 +76,13 @@ class Moe(nn.Module):
         logits = x @ self.gate
         probs = torch.softmax(logits, -1)
         ranked, given = logits, probs
-        if self.noise:
+        noisy = self.noise and self.training
+        if noisy:
             std = 1 / logits.shape[1]
             ranked = logits + std * torch.randn_like(logits)
             given = torch.softmax(ranked, -1)
         top, choice = torch.topk(ranked, self.choices, -1)
-        if self.noise:
+        if noisy:
             load = torch.special.ndtr((logits - top[:, -1:]) / std).mean(0)
             self.loss = 0.005 * (square_of_variation(probs.sum(0)) + square_of_variation(load))
         return self.form(x, choice, given.gather(1, choice), self)
@@ -135,14 +136,15 @@ class Vit(nn.Module):
         return sum(b.feed.loss for b in self.blocks if isinstance(b.feed, Moe))
 
 
-PRESETS = {"nano": ({"width": 64, "hidden": 128, "heads": 4, "blocks": 4, "moe_blocks": (1, 3)}, 128),
-           "ti": ({"width": 192, "hidden": 768, "heads": 3, "blocks": 12, "moe_blocks": tuple(range(6, 12))}, 32)}
+# sizes; images of a training step, of an adversarial one
+PRESETS = {"nano": ({"width": 64, "hidden": 128, "heads": 4, "blocks": 4, "moe_blocks": (1, 3)}, 128, 64),
+           "ti": ({"width": 192, "hidden": 768, "heads": 3, "blocks": 12, "moe_blocks": tuple(range(6, 12))}, 32, 16)}
 
 
 def train_step(preset, form, compiled=False, images=None):
     """One step of AdamW with clipping, as a function, on a batch that stays."""
     torch.manual_seed(1)
-    config, usual = PRESETS[preset]
+    config, usual, _ = PRESETS[preset]
     model = Vit(form, **config)
     run = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
@@ -155,6 +157,39 @@ def train_step(preset, form, compiled=False, images=None):
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def adversarial_step(preset, form, compiled=False, images=None):
+    """PGD (L-inf 8/255, ten steps of 2/255 from a random start) and a pass with all gradients on what it found, as a function;
+    no optimizer's step."""
+    torch.manual_seed(1)
+    config, _, usual = PRESETS[preset]
+    model = Vit(form, **config)
+    run = torch.compile(model) if compiled else model
+    batch = torch.rand(images or usual, 32, 32, 3)
+    labels = torch.arange(len(batch)) % 10
+    eps, alpha = 8 / 255, 2 / 255
+
+    def attacked():
+        model.eval()
+        x = (batch + torch.empty_like(batch).uniform_(-eps, eps)).clamp_(0, 1)
+        for _ in range(10):
+            x.requires_grad_()
+            loss = F.cross_entropy(run(x), labels, reduction="sum")
+            (dx,) = torch.autograd.grad(loss, x)  # of the images alone
+            with torch.no_grad():
+                x = torch.min(torch.max(x + alpha * dx.sign(), batch - eps), batch + eps).clamp_(0, 1)
+        return x
+
+    def step():
+        x = attacked()
+        model.train()
+        model.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(run(x), labels) + model.routing_loss()
+        loss.backward()
         return loss.item()
 
     return step

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The MoE layer of bench_cpu and the training steps of bench_vit beside the same in PyTorch, on the same threads.
+"""The MoE layer of bench_cpu, the training steps of bench_vit and the adversarial ones of bench_attack beside the same in
+PyTorch, on the same threads.
 
     bench/peers/torch_moe.py --programs build/release/bin --json torch.json
     bench/peers/torch_moe.py --what layer --threads 2 --rounds 3
@@ -22,6 +23,8 @@ import sys
 import tempfile
 import time
 
+STEPS = {"nano": ("bench_vit", "nano"), "ti": ("bench_vit", "ti"),  # program and row
+         "nano_attack": ("bench_attack", "nano"), "ti_attack": ("bench_attack", "ti")}
 BARS = {"nano": 3.0, "ti": 1.5}
 LAYER = {"tokens": 4096, "experts": 8, "k": 2, "width": 512, "hidden": 2048}  # of the row `layer` of bench_cpu
 QUICK = {"tokens": 256, "experts": 8, "k": 2, "width": 32, "hidden": 64}
@@ -35,8 +38,8 @@ def run_program(program, *arguments):
     try:
         done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     except OSError as error:
-        raise Complaint(f"cannot run '{program}': {error.strerror} (--programs names the folder of bench_cpu and "
-                        "bench_vit)") from error
+        raise Complaint(f"cannot run '{program}': {error.strerror} (--programs names the folder of bench_cpu, "
+                        "bench_vit and bench_attack)") from error
     if done.returncode != 0:
         raise Complaint(f"{pathlib.Path(program).name} ended with {done.returncode}: {done.stderr.strip()}")
 
@@ -63,9 +66,10 @@ def layer_times(programs, threads, quick):
     return context, {"forward": of("forward"), "both": of("forward") + of("backward")}
 
 
-def step_times(programs, preset, threads):
+def step_times(programs, what, threads):
+    program, preset = STEPS[what]
     context, times = program_times(
-        programs / "bench_vit", [f"--benchmark_filter=^{preset}/threads:{threads}/", "--benchmark_repetitions=1"],
+        programs / program, [f"--benchmark_filter=^{preset}/threads:{threads}/", "--benchmark_repetitions=1"],
         ["--benchmark_out={out}", "--benchmark_out_format=json"])
     (seconds,) = times.values()
     return context, {"step": seconds}
@@ -93,7 +97,9 @@ def torch_functions(torch_layers, what, quick, say):
                     forward, both = torch_layers.layer_passes(form, QUICK if quick else LAYER, compiled)
                     own = {"forward": forward, "both": both}
                 else:
-                    own = {"step": torch_layers.train_step(what, form, compiled, 4 if quick else None)}
+                    program, preset = STEPS[what]
+                    make = torch_layers.train_step if program == "bench_vit" else torch_layers.adversarial_step
+                    own = {"step": make(preset, form, compiled, 4 if quick else None)}
                 for f in own.values():
                     f()
             except Exception as error:  # whatever a compiler or a missing kernel throws
@@ -138,8 +144,8 @@ def main(arguments):
                                      epilog="A ratio is PyTorch's time over moxie's.")
     here = pathlib.Path(__file__).resolve().parents[2]
     parser.add_argument("--programs", type=pathlib.Path, default=here / "build" / "release" / "bin", metavar="DIR",
-                        help="folder of bench_cpu and bench_vit (build/release/bin)")
-    parser.add_argument("--what", default="layer,nano,ti", help="of layer, nano, ti (all)")
+                        help="folder of the programs (build/release/bin)")
+    parser.add_argument("--what", default=",".join(("layer", *STEPS)), help="of layer, %s (all)" % ", ".join(STEPS))
     parser.add_argument("--threads", default="1,2", help="numbers of threads (1,2)")
     parser.add_argument("--rounds", type=int, default=5, help="alternations (5)")
     parser.add_argument("--quick", action="store_true", help="tiny layer: shows that all runs, its ratios mean nothing")
@@ -148,8 +154,8 @@ def main(arguments):
     try:
         wanted = options.what.split(",")
         for what in wanted:
-            if what not in ("layer", *BARS):
-                raise Complaint(f"--what: there is no '{what}', expected layer, nano or ti")
+            if what not in ("layer", *STEPS):
+                raise Complaint(f"--what: there is no '{what}', expected layer, {', '.join(STEPS)}")
         if not all(n.isdecimal() and int(n) > 0 for n in options.threads.split(",")) or options.rounds < 1:
             raise Complaint("--threads and --rounds take whole numbers from 1")
         try:

@@ -65,7 +65,7 @@ class TorchMoe(unittest.TestCase):
         def passes(form, shape, compiled):
             return (lambda: 1.0), (lambda: 3.0)
         return types.SimpleNamespace(FORMS={"loop": "first", "bmm": "second"}, check_forms=lambda: None,
-                                     train_step=step, layer_passes=passes)
+                                     train_step=step, adversarial_step=step, layer_passes=passes)
 
     def test_a_step_is_judged_by_the_fastest_eager_form(self):
         program(self.folder, "bench_vit", [("nano/threads:2/iterations:1/manual_time", 150.0)])
@@ -80,6 +80,15 @@ class TorchMoe(unittest.TestCase):
         self.assertIn("compiled_bmm does not run here: no compiler\n", said)
         self.assertNotIn("compiled_bmm", result["ratios"])
         self.assertNotIn("secret", out.read_text())
+
+    def test_an_adversarial_step_has_a_program_of_its_own_and_no_bar(self):
+        program(self.folder, "bench_attack", [("nano/threads:1/iterations:1/manual_time", 200.0)])
+        out = self.folder / "out.json"
+        code, _, _ = self.run_with(self.layers(), "--what=nano_attack", "--threads=1", "--rounds=1", f"--json={out}")
+        self.assertEqual(code, 0)
+        (result,) = json.loads(out.read_text())["results"]
+        self.assertAlmostEqual(result["ratios"]["loop"], 2)
+        self.assertNotIn("at_least", result)
 
     def test_a_layer_has_a_forward_and_both(self):
         rows = [(f"layer/net:layer/tokens:4096/experts:8/k:2/pass:{which}/threads:1", t)
@@ -108,6 +117,9 @@ class TorchMoe(unittest.TestCase):
         for form in torch_layers.FORMS.values():
             first, *_, last = [f() for f in [torch_layers.train_step("nano", form, images=8)] * 10]
             self.assertLess(last, first)
+        adversarial = [torch_layers.adversarial_step("nano", form, images=8)() for form in torch_layers.FORMS.values()]
+        for loss in adversarial:  # on the same images from the same parameters, but for the noise of the router
+            self.assertAlmostEqual(loss, adversarial[0], delta=0.05)
 
 
 if __name__ == "__main__":
