@@ -70,4 +70,6 @@ TEST_CASE("as_view follows Map, Ref, transpose and const, and refuses what is ab
   static_assert(moxie::detail::DyingMatrix<Rows>);
   static_assert(!moxie::detail::DyingMatrix<Rows&>);
   static_assert(!moxie::detail::DyingMatrix<Eigen::Ref<Rows>>);
+  static_assert(moxie::detail::DyingMatrix<Eigen::Ref<const Rows>>);
+  static_assert(!moxie::detail::DyingMatrix<const Eigen::Ref<const Rows>&>);
 }

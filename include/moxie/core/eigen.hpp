@@ -49,11 +49,18 @@ concept EigenRows =
     } && M::InnerStrideAtCompileTime == 1 && (bool(M::IsVectorAtCompileTime) || bool(M::IsRowMajor));
 
 namespace detail {
+/// A read-only Ref holds a copy of what it could not refer to.
+template <class M>
+inline constexpr bool may_hold_copy = false;
+template <class P, int O, class S>
+inline constexpr bool may_hold_copy<Eigen::Ref<const P, O, S>> = true;
+
 /// A matrix that owns its elements and is about to be destroyed: a view of it would dangle.
 template <class M>
 concept DyingMatrix =
     !std::is_lvalue_reference_v<M> &&
-    std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cv_t<M>>, std::remove_cv_t<M>>;
+    (std::is_base_of_v<Eigen::PlainObjectBase<std::remove_cv_t<M>>, std::remove_cv_t<M>> ||
+     may_hold_copy<std::remove_cv_t<M>>);
 }  // namespace detail
 
 /// A view of an Eigen matrix, or of what a Map, Ref or block of one shows: a MatrixView, of vectors a

@@ -13,7 +13,7 @@ namespace moxie {
 
 /// How one MoE layer routed, over the passes that were added. Padding does not count.
 struct RoutingStatistics {
-  std::vector<double> selected;  ///< [E] assignments made; soft: combine's mass
+  std::vector<double> selected;  ///< [E] assignments made, rerouted ones where they went; soft: combine's mass
   std::vector<double> kept;      ///< [E] of them, with a slot
   double tokens = 0;
   double gate_entropy = 0;   ///< mean over tokens of the entropy of the clean probabilities, nats; soft: of combine
