@@ -24,11 +24,14 @@ def write(path, content):
     path.with_suffix(".part").replace(path)
 
 
+def prc_strength(options):
+    return float(options.get("--prc-lambda-d", "0")) * float(options.get("--prc", "0"))
+
+
 def stability(words):
     folder, flags = pathlib.Path(words[0]), dict(zip(words[1::2], words[2::2]))
     options = json.loads((folder / "config.json").read_text())["options"]
-    with_prc = "--prc" in options
-    strength = float(options.get("--prc-lambda-d", "0")) * float(options.get("--prc", "0"))
+    strength = prc_strength(options)
 
     def seen(sigma):
         change = sigma * (1 - min(0.5, 100 * strength)) + 0.001 * (int(options["--seed"]) % 3) * (sigma > 0)
@@ -41,7 +44,7 @@ def stability(words):
         "noise": largest, "models": [{
             "checkpoint": str(folder / "checkpoint"), "crop": seen(0.1), "flip": seen(0.1), "pgd": seen(0.2),
             "noise": {"levels": [seen(largest * j / count) for j in range(count + 1)],
-                      "discontinuities": 0.1 if with_prc else 0.4, "discontinuities_of_images": [0, 1]}}]})
+                      "discontinuities": 0.1 if strength else 0.4, "discontinuities_of_images": [0, 1]}}]})
     return 0
 
 
@@ -110,7 +113,7 @@ def main(words):
 
 def figures(options, step):
     router, seed = options.get("--router", "dense"), int(options["--seed"])
-    accuracy = 0.65 if "--prc" in options else next((best for word, best in BEST.items() if word in router), 0.5)
+    accuracy = 0.65 if prc_strength(options) else next((best for word, best in BEST.items() if word in router), 0.5)
     speed = next((images for word, images in SPEED.items() if word in router), 3000.0) * SPEED_OF_SEED[seed % 3]
     token = "token" in router
     layer = {"block": 1, "load": [0.5, 0.5], "dropped": 0.1 if token else 0.0, "load_cv": 0.2, "unrouted": 0.05}

@@ -4,9 +4,10 @@
     bench/experiments/prc.py --data cifar10-jpeg.tar.xz --work runs/prc --json bench/results/prc.json --setting small
     bench/experiments/prc.py --json bench/results/prc.json --report docs/prc-experiment.md --figures docs/images
 
-A V-MoE with K = 1 and with K = 2, trained in four ways: no auxiliary loss; importance and load losses, as V-MoE; PRC with
-the diagonal of the matrix; PRC with the diagonal by position, as its released code. All see as many inputs: with PRC two views
-of an image are two inputs, so that its runs have half of the batch and half of the epochs. First short runs with other seeds
+A V-MoE with K = 1 and with K = 2, trained in five ways: no auxiliary loss; importance and load losses, as V-MoE; two views of
+each image without a loss on them; PRC with the diagonal of the matrix; PRC with the diagonal by position, as its released code.
+All see as many inputs: two views of an image are two inputs, so that runs with views have half of the batch and half of the
+epochs, and each image half as often. What PRC's loss does is its difference to the views alone. First short runs with other seeds
 choose PRC's weights (see `choose`), then the final runs are trained and measured with `vmoe stability`, seed by seed.
 
 Stopped at any moment (Ctrl-C, kill -9, a lost machine) and started again, it goes on where it was, within a run as well.
@@ -27,6 +28,7 @@ TRAIN_IMAGES = 50000  # of CIFAR-10, for estimates
 KS = (1, 2)
 EXPERTS = 8
 PGD_EPS = 2 / 255
+LAMBDA_O = 5e-2  # the trainer's default
 EVALUATION_SPEED = 3.0  # inputs measured in the time of one that is trained, for estimates; a PGD step is as training
 
 
@@ -55,10 +57,11 @@ SETTINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Of the losses. prc multiplies both weights of PRC; balance: of importance and of load."""
+    """Of the losses. prc multiplies both weights of PRC (if it is not 0, there are two views); balance: of importance and load."""
     diagonal: str = ""
     prc: float = 0
     lambda_d: float = 0
+    lambda_o: float = LAMBDA_O
     balance: float = 0
 
     @property
@@ -70,10 +73,13 @@ class Weights:
         flags = ["--importance", balance, "--load", balance]
         if self.prc:
             flags += ["--prc", f"{self.prc:g}", "--prc-diagonal", self.diagonal, "--prc-lambda-d", f"{self.lambda_d:g}"]
+        if self.lambda_o != LAMBDA_O:
+            flags += ["--prc-lambda-o", f"{self.lambda_o:g}"]
         return flags
 
 
-BASELINES = {"none": Weights(), "balance": Weights(balance=0.005)}  # V-MoE's weights
+BASELINES = {"none": Weights(), "balance": Weights(balance=0.005),  # V-MoE's weights
+             "views": Weights("matrix", 1, 0, 0)}
 CANDIDATES = {  # diagonal: what is tried; 5e-3 is the released code's, which is by position
     "matrix": [Weights("matrix", 1, d) for d in (1e-4, 5e-4)] + [Weights("matrix", prc, 5e-3) for prc in (1, 10, 100)],
     "position": [Weights("position", prc, 5e-3) for prc in (1, 10, 100)]}
@@ -307,7 +313,7 @@ def run_study(options, extra):
 
 
 def parser():
-    flags = studies.parser("prc.py", __doc__, SETTINGS, "small: about two hours on two cores; gpu: larger model, longer")
+    flags = studies.parser("prc.py", __doc__, SETTINGS, "small: about two and a half hours on two cores; gpu: larger model, longer")
     flags.add_argument("--sweep-epochs", type=float, help="of every run of the sweep, instead of the setting's")
     flags.add_argument("--images", type=int, help="that are measured, likewise")
     return flags
