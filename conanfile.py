@@ -26,7 +26,7 @@ class MoxieConan(ConanFile):
         "thrust_host": [True, False],  # moxie::thrust_host; Thrust's headers are the compiler's to find
     }
     default_options = {"threads": True, "openmp": False, "thrust_host": False}
-    exports_sources = "include/*", "LICENSE"
+    exports_sources = "include/*", "LICENSE", "cmake/conan_system_eigen.cmake"
     no_copy_source = True
 
     def set_version(self):
@@ -46,6 +46,7 @@ class MoxieConan(ConanFile):
 
     def package(self):
         copy(self, "*", os.path.join(self.source_folder, "include"), os.path.join(self.package_folder, "include"))
+        copy(self, "*.cmake", self.source_folder, self.package_folder)
         copy(self, "LICENSE", self.source_folder, os.path.join(self.package_folder, "licenses"))
 
     def package_info(self):
@@ -53,7 +54,11 @@ class MoxieConan(ConanFile):
         # else the whole package would have the name of its first component
         self.cpp_info.set_property("cmake_target_name", "moxie::all")
         self.cpp_info.set_property("pkg_config_name", "moxie-all")
-        self.component("moxie", ["eigen::eigen"])
+        # Eigen of the system, by a profile's [platform_requires], is no package: CMake finds it
+        packaged = any(dependency.ref.name == "eigen" for dependency in self.dependencies.host.values())
+        self.component("moxie", ["eigen::eigen"] if packaged else [])
+        if not packaged:
+            self.cpp_info.set_property("cmake_build_modules", [os.path.join("cmake", "conan_system_eigen.cmake")])
         if self.options.threads:
             threads = self.component("threads", ["moxie"])
             if self.settings.os in ("Linux", "FreeBSD"):

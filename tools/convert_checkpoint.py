@@ -18,6 +18,7 @@ import json
 import pathlib
 import struct
 import sys
+import zipfile
 
 try:
     import numpy as np
@@ -38,17 +39,20 @@ def read_safetensors(path):
     size = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else -1
     if not 0 <= size <= len(data) - 8:
         fail(path, ": is cut off, or no safetensors file")
-    header, body = json.loads(data[8:8 + size]), data[8 + size:]
-    metadata = header.pop("__metadata__", {})
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if entry["dtype"] not in TYPES:
-            fail(path, ": '", name, "' holds ", entry["dtype"], ", expected one of ", ", ".join(TYPES))
-        dtype = np.dtype(TYPES[entry["dtype"]])
-        if end > len(body) or end - begin != dtype.itemsize * int(np.prod(entry["shape"], dtype=np.int64)):
-            fail(path, ": '", name, "' has bytes ", begin, " to ", end, ", which do not fit its shape ", entry["shape"])
-        tensors[name] = np.frombuffer(body[begin:end], dtype).reshape(entry["shape"])
+    body, tensors = data[8 + size:], {}
+    try:
+        header = dict(json.loads(data[8:8 + size]))
+        metadata = header.pop("__metadata__", {})
+        for name, entry in header.items():
+            begin, end = entry["data_offsets"]
+            if entry["dtype"] not in TYPES:
+                fail(path, ": '", name, "' holds ", entry["dtype"], ", expected one of ", ", ".join(TYPES))
+            dtype = np.dtype(TYPES[entry["dtype"]])
+            if not 0 <= begin <= end <= len(body) or end - begin != dtype.itemsize * int(np.prod(entry["shape"], dtype=np.int64)):
+                fail(path, ": '", name, "' has bytes ", begin, " to ", end, ", which do not fit its shape ", entry["shape"])
+            tensors[name] = np.frombuffer(body[begin:end], dtype).reshape(entry["shape"])
+    except (ValueError, TypeError, KeyError) as error:
+        fail(path, ": its header is damaged (", type(error).__name__, ": ", error, ")")
     return tensors, metadata
 
 
@@ -73,8 +77,11 @@ def write_safetensors(path, tensors, metadata):
 
 
 def read_npz(path):
-    with np.load(path, allow_pickle=False) as file:
-        tensors = {name: file[name] for name in file.files}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tensors = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, zipfile.BadZipFile):
+        fail(path, ": is cut off, or no archive of NumPy")
     metadata = tensors.pop("__metadata__", None)
     return tensors, {} if metadata is None else json.loads(metadata.tobytes().decode())
 
@@ -184,7 +191,10 @@ def main():
     parser.add_argument("goal", metavar="TO")
     parser.add_argument("--like", metavar="CHECKPOINT", help="gives names, shapes and metadata to a state dict")
     options = parser.parse_args()
-    print(f"{options.goal}: {convert(options.source, options.goal, options.like)} tensors")
+    try:
+        print(f"{options.goal}: {convert(options.source, options.goal, options.like)} tensors")
+    except OSError as error:
+        fail(error)
 
 
 if __name__ == "__main__":

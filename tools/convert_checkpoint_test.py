@@ -4,6 +4,7 @@
 import os
 import pathlib
 import struct
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -116,6 +117,19 @@ class ConvertCheckpoint(unittest.TestCase):
         self.complains("do not fit its shape", lambda: cc.read_safetensors(path))
         path.write_bytes(b"short")
         self.complains("cut off", lambda: cc.read_safetensors(path))
+        for header in (b"[1]", b'{"a":1}', b'{"a":{"dtype":"F32","shape":[2]}}', b"{bad"):
+            path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+            self.complains("its header is damaged", lambda: cc.read_safetensors(path))
+        header = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[-4,4]}}'
+        path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+        self.complains("bytes -4 to 4, which do not fit", lambda: cc.read_safetensors(path))
+        other = self.folder / "no.npz"
+        other.write_bytes(b"no archive")
+        self.complains("no archive of NumPy", lambda: cc.read_npz(other))
+        for arguments in ((self.folder / "none.npz", path), (self.folder / "none.safetensors", other)):
+            ran = subprocess.run([sys.executable, cc.__file__, *map(str, arguments)], capture_output=True, text=True)
+            self.assertEqual(ran.returncode, 1)
+            self.assertRegex(ran.stderr, r"^convert_checkpoint: [^\n]*No such file[^\n]*\n$")
         self.complains("holds complex", lambda: cc.write_safetensors(path, {"a": np.zeros(1, complex)}, {}))
 
 

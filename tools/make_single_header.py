@@ -3,7 +3,8 @@
 
 usage: make_single_header.py --out FILE [--include DIR] [HEADER ...]
 
-HEADER are names from include/ on; default: what a program on the CPU uses (DEFAULT). The file needs Eigen and C++20.
+The file holds what a program on the CPU uses (DEFAULT), and each HEADER, named as it is included or as the documentation
+does (robust/pgd.hpp). It needs Eigen and C++20.
 """
 
 import argparse
@@ -83,8 +84,12 @@ def main():
                         default=pathlib.Path(__file__).resolve().parent.parent / "include")
     parser.add_argument("headers", nargs="*", metavar="HEADER")
     options = parser.parse_args()
-    text = make(options.include, options.headers or DEFAULT)
-    options.out.write_text(text, encoding="utf-8")
+    more = [name if name.startswith("moxie/") else f"moxie/{name}" for name in options.headers]
+    text = make(options.include, DEFAULT + more)
+    try:
+        options.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(f"make_single_header: {error}") from None
     print(f"{options.out}: {len(text.splitlines())} lines")
 
 

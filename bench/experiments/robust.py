@@ -106,7 +106,7 @@ def usable(name):
 
 def subset(source, folder, train, test):
     """Copies the first images of each class, by name, of CIFAR-10 as <split>/<class>/*.png|jpg, in a folder or an archive."""
-    wanted = f"{train} of each class to train, {test} to test\n"
+    wanted = f"{source.name}: {train} of each class to train, {test} to test\n"
     done = folder.with_suffix(".done")
     if done.exists() and done.read_text(encoding="utf-8") == wanted:
         return

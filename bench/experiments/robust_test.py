@@ -84,6 +84,11 @@ class RobustTest(scratch.Scratch):
         other = self.work / "of_a_folder"
         robust.subset(target, other, 1, 1)
         self.assertEqual(len(list(other.rglob("*.jpg"))), 4)
+        (other / "train/dog/0000.jpg").write_bytes(b"another set")
+        again = self.work / "of_another"
+        robust.subset(target, again, 1, 1)
+        robust.subset(other, again, 1, 1)  # as many, of other data
+        self.assertEqual((again / "train/dog/0000.jpg").read_bytes(), b"another set")
         with self.assertRaisesRegex(ValueError, "no images"):
             robust.subset(pathlib.Path(scratch.HERE), self.work / "none", 1, 1)
 

@@ -78,6 +78,8 @@ class MoeModule : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x) {
     TORCH_CHECK(weights_.data_ptr() == layer_.parameters().values().data,
                 "MoeModule: the weights lie elsewhere now: a layer cannot change device or type");
+    TORCH_CHECK(x.dim() == 2, "MoeModule: x has the axes ", x.sizes(),
+                ", expected [rows, D]: fold those in front, x.flatten(0, -2)");
     if (weights_._version() != version_) {  // an optimizer wrote: copies that the layer made are stale
       static_cast<void>(layer_.parameters().edit());
       version_ = weights_._version();

@@ -70,4 +70,9 @@ int main() {
     last = loss.item<double>();
   }
   std::printf("the error fell to less than a tenth: %s\n", last < first / 10 ? "yes" : "no");
+  try {  // [batch, tokens, D] is not taken for [batch, tokens]
+    model.moe->forward(torch::zeros({2, features, features}, torch::kDouble));
+  } catch (const c10::Error& e) {
+    std::printf("%s\n", e.what_without_backtrace());
+  }
 }

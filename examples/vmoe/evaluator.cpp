@@ -1,6 +1,7 @@
 #include "evaluator.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/cross_entropy.hpp"
@@ -102,6 +103,9 @@ void Evaluator::run(const ImageSet& set, const Normalization& normalization, Eva
   if (seen == 0) return;
   result.loss = loss / static_cast<double>(seen);
   result.accuracy = correct / static_cast<double>(seen);
+  if (!std::isfinite(result.loss))
+    moxie::throw_numeric("vmoe: the loss of the test images is ", std::fabs(result.loss),
+                         ": the model's scores are NaN or infinite");
 }
 
 }  // namespace vmoe

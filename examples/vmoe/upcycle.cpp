@@ -32,13 +32,17 @@ Options mixture_options(const UpcycleRequest& request, const Options& dense,
   if (o.moe == "none" && !request.given.contains("moe")) o.moe = "preset";
   if (o.moe == "none") moxie::throw_config(who, ": moe is 'none', expected blocks with experts");
   take_router_defaults(o, request.given);
+  const auto given = [&](const char* name) { return request.given.contains(name); };
   if (family_of(o) == RouterFamily::token_choice) {
-    if (!request.given.contains("renormalize")) o.renormalize = true;
-    if (!request.given.contains("capacity") && !request.given.contains("slots")) {
+    // weights of hash and uniform are 1 / k
+    if (!given("renormalize") && o.router != "hash" && o.router != "uniform") o.renormalize = true;
+    if (!given("capacity") && !given("capacity_factor") && !given("eval_capacity_factor") &&
+        !given("slots")) {
       o.capacity = "dropless";
       o.slots = 0;
     }
   }
+  refuse_idle_flags(o, request.given);
   return o;
 }
 

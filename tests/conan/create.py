@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Creates the Conan package, which trains a layer in test_package/, and builds and runs a consumer of it.
+"""Creates the Conan package, which trains a layer in test_package/, and builds and runs a consumer of it. A consumer whose Eigen
+is the system's, and no package, is configured.
 
 Conan is that of build/venv (scripts/install_deps conan) or of PATH; without one the test is skipped.
 """
@@ -53,8 +54,9 @@ def main():
     shutil.copytree(options.source / "include", project / "include")
     shutil.copytree(options.source / "test_package", project / "test_package",
                     ignore=shutil.ignore_patterns("build", "__pycache__", "CMakeUserPresets.json"))
-    for file in ("conanfile.py", "LICENSE"):
-        shutil.copy(options.source / file, project)
+    for file in ("conanfile.py", "LICENSE", "cmake/conan_system_eigen.cmake"):
+        (project / file).parent.mkdir(exist_ok=True)
+        shutil.copy(options.source / file, project / file)
 
     run(conan, "profile", "detect")
     run(conan, "create", str(here / "eigen"), "-c", f"user.moxie:eigen={options.eigen}", *settings)
@@ -66,6 +68,16 @@ def main():
     run("cmake", "--build", str(build / "build"))
     run(str(build / "build" / "consumer"))
     run(str(build / "build" / "consumer_openmp"))
+
+    profile = options.work / "platform"
+    profile.write_text("include(default)\n[platform_requires]\neigen/3.4.0\n", encoding="utf-8")
+    build = options.work / "platform_consumer"
+    run(conan, "install", str(here / "consumer"), "--profile", str(profile), "--output-folder", str(build), *settings)
+    run("cmake", "-G", "Ninja", "-S", str(here / "consumer"), "-B", str(build / "build"), "-DCMAKE_BUILD_TYPE=Debug",
+        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", f"-DCMAKE_PREFIX_PATH={pathlib.Path(options.eigen).parent.parent}",
+        f"-DCMAKE_TOOLCHAIN_FILE={build / 'conan_toolchain.cmake'}")
+    if options.eigen not in (build / "build" / "compile_commands.json").read_text(encoding="utf-8"):
+        sys.exit("a consumer of the system's Eigen is not told where it lies")
     print("conan: created, tested, and consumed")
 
 

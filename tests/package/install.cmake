@@ -21,3 +21,13 @@ foreach(file IN LISTS package_files)
     endif()
   endforeach()
 endforeach()
+
+# A component that there is none of is named, and those that there are
+set(asks "${moved_folder}/asks")
+file(WRITE "${asks}/CMakeLists.txt" "cmake_minimum_required(VERSION 3.22)\nproject(asks LANGUAGES CXX)\n"
+  "find_package(moxie CONFIG REQUIRED COMPONENTS threads opencl)\n")
+execute_process(COMMAND "${CMAKE_COMMAND}" -S "${asks}" -B "${asks}/build" "-DCMAKE_PREFIX_PATH=${PREFIX}"
+  OUTPUT_QUIET ERROR_VARIABLE said RESULT_VARIABLE code)
+if(code EQUAL 0 OR NOT said MATCHES "component opencl: there is none of that name" OR said MATCHES "component threads")
+  message(FATAL_ERROR "a component that there is none of: ${said}")
+endif()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "device/allocations.hpp"
 #include "moxie/backend/thread_pool.hpp"
@@ -80,6 +81,47 @@ TEST_CASE_TEMPLATE("losses of attacks by hand, and their gradients by difference
                 doctest::Approx((up - at(kind, own, target)) / 2e-5).epsilon(1e-6).scale(1));
         }
       }
+}
+
+TEST_CASE_TEMPLATE("scores that are not numbers are no right answer, and reach no other row", B,
+                   MOXIE_TEST_BACKENDS) {
+  using T = typename B::Scalar;
+  B backend = moxie::test::make_backend<B>();
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  const moxie::test::Buffer<T, B> scores(
+      backend, {3, 1, 0, -1, nan, nan, nan, nan, 3, 1, nan, -1, 3, 1, 0, -1});
+  moxie::test::Buffer<T, B> loss(backend, 4, 0), d(backend, 16, 0);
+  const moxie::test::Buffer<std::int32_t, B> image(backend, {0, 1, 2, 3}), y(backend, 4, 0),
+      target(backend, 4, 1);
+  moxie::test::Buffer<std::int32_t, B> fooled(backend, 4, 7);
+  for (const auto kind :
+       {AttackLoss::cross_entropy, AttackLoss::targeted_cross_entropy, AttackLoss::margin,
+        AttackLoss::target_margin, AttackLoss::dlr, AttackLoss::targeted_dlr}) {
+    moxie::attack_losses(backend, kind, moxie::ConstMatrix<B>(scores.view(4, 4)),
+                         moxie::ConstIntVector<B>(image.view()), moxie::ConstIntVector<B>(y.view()),
+                         moxie::ConstIntVector<B>(target.view()), loss.view(), d.view(4, 4),
+                         fooled.view());
+    CHECK(fooled.to_vector() == std::vector<std::int32_t>{0, 1, 1, 0});
+    const auto losses = loss.to_vector(), gradient = d.to_vector();
+    CHECK(std::isnan(losses[1]));
+    CHECK(std::isnan(losses[2]));
+    CHECK(losses[0] == losses[3]);
+    for (std::size_t j = 0; j < 4; ++j) {
+      CHECK(gradient[j] == gradient[12 + j]);
+      CHECK(gradient[4 + j] == 0);
+      CHECK(gradient[8 + j] == 0);
+    }
+  }
+  moxie::test::Buffer<std::int32_t, B> standing(backend, 4, 7);
+  backend.for_each(4, moxie::detail::CorrectPoint<B>{moxie::ConstMatrix<B>(scores.view(4, 4)),
+                                                     moxie::ConstIntVector<B>(y.view()),
+                                                     standing.view()});
+  CHECK(standing.to_vector() == std::vector<std::int32_t>{1, 0, 0, 1});
+  moxie::test::Buffer<T, B> hits(backend, 4, 7);
+  const moxie::test::Buffer<T, B> labels(backend, {1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0});
+  moxie::correct_rows(backend, moxie::ConstMatrix<B>(scores.view(4, 4)),
+                      moxie::ConstMatrix<B>(labels.view(4, 4)), hits.view());
+  CHECK(hits.to_vector() == std::vector<T>{1, 0, 0, 0});
 }
 
 TEST_CASE_TEMPLATE("APGD reaches the corner that is worst for a linear model", B,

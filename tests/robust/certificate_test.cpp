@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "support/errors.hpp"
@@ -98,7 +99,8 @@ TEST_CASE("certificates by hand") {
   const double gate[] = {.5, .5}, r[] = {.5, .5}, lip[] = {2, 4};
   const MixtureConstants c{.gate = gate, .gate_lip = r, .expert_lip = {lip, 2, 1}};
   const double f[] = {.7, .2, .1};
-  CHECK(moxie::mixture_slope(c, 0) == 4);
+  CHECK(moxie::mixture_slope(c, 0) == doctest::Approx(4).epsilon(1e-14));
+  CHECK(moxie::mixture_slope(c, 0) >= 4);
   CHECK(moxie::certify_mixture(f, 0, c).radius == doctest::Approx(.0625).epsilon(1e-12));
   CHECK(moxie::certify_mixture(f, 0, c).radius <= .0625);
   CHECK(moxie::certify_mixture(f, 1, c).radius == 0);
@@ -163,6 +165,59 @@ TEST_CASE("Lipschitz bounds by hand, Gram iteration from above, power iteration 
   CHECK(moxie::test::message_of<moxie::numeric_error>([&] {
           moxie::linf_bound({bad, 1, 2});
         }).starts_with("moxie::linf_bound: element [0, 1] is"));
+}
+
+TEST_CASE("what is not known certifies nothing, unless it has no weight") {
+  const double gate[] = {1, 0}, hard[] = {0, 0}, soft[] = {.5, .5};
+  const double inf = std::numeric_limits<double>::infinity();
+  const double f[] = {.7, .2, .1};
+  const double known_first[] = {2, inf}, known_second[] = {inf, 2};
+  const MixtureConstants first{.gate = gate, .gate_lip = hard, .expert_lip = {known_first, 2, 1}};
+  CHECK(moxie::certify_mixture(f, 0, first).radius == doctest::Approx(.125).epsilon(1e-12));
+  const MixtureConstants second{.gate = gate, .gate_lip = hard, .expert_lip = {known_second, 2, 1}};
+  CHECK(moxie::certify_mixture(f, 0, second).radius == 0);
+  // Scores without a bound do not matter to gates that stand still, and are all to others
+  MixtureConstants unbounded = first;
+  unbounded.most = inf;
+  CHECK(moxie::certify_mixture(f, 0, unbounded).radius == doctest::Approx(.125).epsilon(1e-12));
+  unbounded.gate_lip = soft;
+  CHECK(moxie::certify_mixture(f, 0, unbounded).radius == 0);
+  // A part of a dual model that has no weight need not be known
+  CHECK(moxie::certify_dual_pair(f, 0, 1, second, first).radius ==
+        doctest::Approx(.125).epsilon(1e-12));
+  CHECK(moxie::certify_dual_pair(f, 0, .9, second, first).radius == 0);
+
+  for (const double bad : {std::nan(""), -1.0}) {
+    const double lip[] = {2, bad};
+    const MixtureConstants c{.gate = gate, .gate_lip = hard, .expert_lip = {lip, 2, 1}};
+    CHECK(moxie::test::message_of<moxie::numeric_error>([&] {
+            moxie::certify_mixture(f, 0, c);
+          }).starts_with("moxie::mixture_slope: expert 1 has the gate 0 of constant 0, outputs of "
+                         "constant"));
+  }
+  const double logits[] = {1, 0}, kernel[] = {1, NAN};
+  CHECK(moxie::test::message_of<moxie::numeric_error>([&] {
+          moxie::route_radius(logits, {kernel, 1, 2}, 1);
+        }).starts_with("moxie::route_radius: element [0, 1] is"));
+  CHECK(moxie::within_route({.radius = .5}, NAN).radius == 0);
+}
+
+TEST_CASE("certificates are rounded down, whatever is added up") {
+  // 1 and 4095 times 1e-16, each of which is lost in a sum that begins with 1
+  constexpr Index many = 4096;
+  std::vector<double> lip(many, 1e-16), ones(many, 1), zeros(many, 0);
+  lip[0] = 1;
+  const MixtureConstants c{.gate = ones, .gate_lip = zeros, .expert_lip = {lip.data(), many, 1}};
+  const double f[] = {1, 0};
+  CHECK(moxie::certify_mixture(f, 0, c).radius * 2 * (1 + 4.095e-13) <= 1);
+  // alpha 3/4: the robust part has to lead by more than 1/3. It does by 2^-54 / 6, of which rounding
+  // makes 2^-54; both outputs move by 2^-56 R
+  const double p[] = {0x1.5555555555557p-2, 3 * 0x1p-55};
+  const double slope = 0x1p-56;
+  const MixtureConstants slow{.gate = {ones.data(), 1},
+                              .gate_lip = {zeros.data(), 1},
+                              .expert_lip = {&slope, 1, 1}};
+  CHECK(moxie::certify_dual(p, 0, .75, slow).radius <= 1.0 / 3);
 }
 
 TEST_CASE("no sampling and no attack succeeds inside a certified radius") {

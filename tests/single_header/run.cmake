@@ -3,6 +3,20 @@ file(REMOVE_RECURSE "${WORK}")
 file(MAKE_DIRECTORY "${WORK}/include/moxie")
 execute_process(COMMAND_ERROR_IS_FATAL ANY COMMAND "${PYTHON}" "${MOXIE_SOURCE}/tools/make_single_header.py"
   --out "${WORK}/moxie_single.hpp")
+# further headers are added to those, by either name; what cannot be written is one line
+execute_process(COMMAND_ERROR_IS_FATAL ANY COMMAND "${PYTHON}" "${MOXIE_SOURCE}/tools/make_single_header.py"
+  --out "${WORK}/more.hpp" robust/certificate.hpp moxie/robust/pgd.hpp)
+file(READ "${WORK}/more.hpp" more)
+foreach(header IN ITEMS moxie/moxie.hpp moxie/robust/certificate.hpp moxie/robust/pgd.hpp)
+  if(NOT more MATCHES "// ---- ${header}")
+    message(FATAL_ERROR "a single header with two more has no ${header}")
+  endif()
+endforeach()
+execute_process(COMMAND "${PYTHON}" "${MOXIE_SOURCE}/tools/make_single_header.py" --out "${WORK}/nowhere/single.hpp"
+  RESULT_VARIABLE code ERROR_VARIABLE said)
+if(code EQUAL 0 OR NOT said MATCHES "^make_single_header: [^\n]*No such file[^\n]*\n$")
+  message(FATAL_ERROR "a folder that is not there: ${said}")
+endif()
 file(WRITE "${WORK}/alone.cpp" "#include \"moxie_single.hpp\"\n")
 # the example stays as it is: what it includes is ours to choose
 file(WRITE "${WORK}/include/moxie/moxie.hpp" "#include \"../../moxie_single.hpp\"\n")

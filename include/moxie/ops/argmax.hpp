@@ -15,6 +15,15 @@ MOXIE_HD MOXIE_INLINE Index argmax(const T* values, Index n) {
   return best;
 }
 
+/// Whether argmax is `own`, and every value a number.
+template <class T>
+MOXIE_HD MOXIE_INLINE bool is_largest(const T* values, Index n, Index own) {
+  const T most = values[own];
+  for (Index j = 0; j < n; ++j)
+    if (!(j < own ? values[j] < most : values[j] <= most)) return false;
+  return true;
+}
+
 template <Backend B>
 struct ArgmaxRow {
   static constexpr bool one_level = true;
@@ -34,8 +43,8 @@ struct CorrectRow {
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
     using T = typename B::Scalar;
-    hits[r] =
-        argmax(scores.row(r), scores.cols) == argmax(labels.row(r), labels.cols) ? T(1) : T(0);
+    const Index own = argmax(labels.row(r), labels.cols);
+    hits[r] = is_largest(scores.row(r), scores.cols, own) ? T(1) : T(0);
   }
 };
 }  // namespace detail
@@ -55,8 +64,8 @@ struct ArgmaxRows {
 inline constexpr ArgmaxRows argmax_rows{};
 
 /// hits[r] = 1 where the largest score and the largest label are in the same column (ties to the
-/// lower one), else 0; their sum is the number of correct answers. scores, labels: [R, C], hits:
-/// [R].
+/// lower one), else 0, also where a score is NaN; their sum is the number of correct answers.
+/// scores, labels: [R, C], hits: [R].
 struct CorrectRows {
   template <Backend B>
   void operator()(B& b, ConstMatrix<B> scores, ConstMatrix<B> labels, Vector<B> hits) const {

@@ -149,7 +149,7 @@ struct CorrectPoint {
   IntVector<B> standing;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    standing[r] = argmax(scores.row(r), scores.cols) == y[r] ? 1 : 0;
+    standing[r] = is_largest(scores.row(r), scores.cols, y[r]) ? 1 : 0;
   }
 };
 }  // namespace detail
@@ -179,7 +179,7 @@ class RunAttack {
   void operator()(const AttackBatch<B>& batch, Matrix<B> x_adv, IntVector<B> standing) {
     attack_.run(target_, batch, state_, x_adv, standing);
   }
-  /// standing[i] = 1 where the class of x[i] is y[i], else 0.
+  /// standing[i] = 1 where the class of x[i] is y[i], else 0, also where a score is NaN.
   void find_correct(const AttackBatch<B>& batch, IntVector<B> standing) {
     find_correct(batch.x, batch.y, standing);
   }

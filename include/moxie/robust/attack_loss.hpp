@@ -46,9 +46,11 @@ struct AttackLossRow {
     const T* z = scores.row(r);
     const Index n = scores.cols;
     const Index own = y[image[r]];
+    T* d = d_scores ? d_scores.row(r) : nullptr;
+    for (Index j = 0; j < n; ++j)
+      if (math::is_nan(z[j])) return no_numbers(r, z[j], d);
     const Index best = argmax(z, n);
     if (fooled) fooled[r] = best == own ? 0 : 1;
-    T* d = d_scores ? d_scores.row(r) : nullptr;
     switch (kind) {
       case AttackLoss::cross_entropy:
         losses[r] = cross_entropy(z, n, own, T(1), d);
@@ -88,6 +90,13 @@ struct AttackLossRow {
   }
 
  private:
+  /// Such scores have no ranks.
+  MOXIE_HD void no_numbers(Index r, T nan, T* d) const {
+    if (fooled) fooled[r] = 1;
+    losses[r] = nan;
+    if (d != nullptr)
+      for (Index j = 0; j < scores.cols; ++j) d[j] = 0;
+  }
   MOXIE_HD MOXIE_INLINE static T cross_entropy(const T* z, Index n, Index c, T factor, T* d) {
     const T peak = strip_maximum<T>(n, [=](Index j) { return z[j]; });
     const T sum = strip_sum<T>(n, [=](Index j) { return math::exp(z[j] - peak); });
@@ -104,8 +113,8 @@ struct AttackLossRow {
 /// losses[r], their gradients d_scores[r, :] (of each image's own loss, not of a mean) and
 /// fooled[r] = 1 where the largest score is not that of the class, for rows r that stand for
 /// image[r] of a batch with classes y and targets. scores, d_scores: [n, C]; losses, fooled, image:
-/// [n]. d_scores and fooled may be empty; all are overwritten. Ties go to the lower class.   Cost:
-/// O(n C); no scratch.
+/// [n]. d_scores and fooled may be empty; all are overwritten. Ties go to the lower class. A row
+/// with a NaN is fooled, its loss NaN and its gradient 0.   Cost: O(n C); no scratch.
 /// Errors: config_error for fewer classes than the loss needs, shape_error if it needs targets and
 /// there are none.
 /// Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of

@@ -41,13 +41,19 @@ inline void check_class(const char* who, std::span<const double> outputs, Index 
   if (y < 0 || y >= static_cast<Index>(outputs.size()))
     throw_config(who, ": class ", y, " of ", outputs.size(), " classes");
 }
+/// A product of numbers >= 0 in which 0 takes the other away, be it infinite.
+inline double times(double a, double b) { return a > 0 && b > 0 ? a * b : 0; }
+
 /// min over j != y of (outputs[y] - outputs[j] - less) / (slopes[y] + slopes[j] or one of them).
 template <class Slope>
 double least_radius(std::span<const double> outputs, Index y, double less, const Slope& slope) {
   double least = std::numeric_limits<double>::infinity();
   for (Index j = 0; j < static_cast<Index>(outputs.size()); ++j) {
     if (j == y) continue;
-    const double margin = outputs[at(y)] - outputs[at(j)] - less;
+    double margin = outputs[at(y)] - outputs[at(j)];
+    // What is left of a difference of differences may be nothing but their rounding
+    if (less > 0)
+      margin -= less + 4.5e-16 * (std::fabs(outputs[at(y)]) + std::fabs(outputs[at(j)]) + less);
     const double s = slope(j);
     if (!(margin > 0)) return 0;
     least = std::fmin(least, s > 0 ? margin / s : std::numeric_limits<double>::infinity());
@@ -56,8 +62,10 @@ double least_radius(std::span<const double> outputs, Index y, double less, const
 }
 }  // namespace detail
 
-/// D_k = sum over i of r_i M + a_i L_i^k: how fast output k of the mixture can move.   @throws
-/// shape_error for constants of different numbers of experts
+/// D_k = sum over i of r_i M + a_i L_i^k, rounded up: how fast output k of the mixture can move. A
+/// constant may be infinite, and does not count beside a 0.
+/// @throws shape_error for constants of different numbers of experts, numeric_error for one that is
+/// NaN or negative
 inline double mixture_slope(const MixtureConstants& c, Index k) {
   const auto experts = static_cast<Index>(c.gate.size());
   if (static_cast<Index>(c.gate_lip.size()) != experts || c.expert_lip.rows != experts)
@@ -67,10 +75,17 @@ inline double mixture_slope(const MixtureConstants& c, Index k) {
     throw_shape("moxie::mixture_slope: class ", k, ", expert_lip has ", c.expert_lip.cols,
                 " columns, expected 1 or one a class");
   double sum = 0;
-  for (Index i = 0; i < experts; ++i)
-    sum += c.gate_lip[detail::at(i)] * c.most +
-           c.gate[detail::at(i)] * c.expert_lip(i, c.expert_lip.cols == 1 ? 0 : k);
-  return sum;
+  for (Index i = 0; i < experts; ++i) {
+    const double a = c.gate[detail::at(i)];
+    const double r = c.gate_lip[detail::at(i)];
+    const double l = c.expert_lip(i, c.expert_lip.cols == 1 ? 0 : k);
+    // Not a number would be no slope, which is that of what stands still
+    if (!(a >= 0 && r >= 0 && l >= 0 && c.most >= 0))
+      throw_numeric("moxie::mixture_slope: expert ", i, " has the gate ", a, " of constant ", r,
+                    ", outputs of constant ", l, " up to ", c.most, ", expected numbers >= 0");
+    sum += detail::times(r, c.most) + detail::times(a, l);
+  }
+  return detail::above_sum(sum, 2 * experts);
 }
 
 /// How fast one output of a gated expert, a(x) f(x) with 0 <= a <= 1, can move away from x, whose
@@ -131,7 +146,8 @@ inline Certificate certify_dual_pair(std::span<const double> outputs, Index y, d
   if (!(alpha >= 0 && alpha <= 1))
     throw_config("moxie::certify_dual_pair: alpha is ", alpha, ", expected one in [0, 1]");
   const auto slope = [&](Index k) {
-    return (1 - alpha) * mixture_slope(standard, k) + alpha * mixture_slope(robust, k);
+    return detail::times(1 - alpha, mixture_slope(standard, k)) +
+           detail::times(alpha, mixture_slope(robust, k));
   };
   const double own = slope(y);
   return {.radius = detail::below(
@@ -143,7 +159,7 @@ inline Certificate certify_dual_pair(std::span<const double> outputs, Index y, d
 /// i chosen and j not of (z_i - z_j) / ||w_i - w_j||_1, for an affine router z = x W + b, `kernel`
 /// [D, E]. 0 for a tie, infinite if all are chosen.
 /// @throws shape_error if there are not as many logits as columns, config_error for a bad number of
-/// choices
+/// choices, numeric_error for a kernel with NaN or infinities
 inline double route_radius(std::span<const double> logits, detail::HostMatrix kernel,
                            Index chosen) {
   const auto experts = static_cast<Index>(logits.size());
@@ -152,6 +168,7 @@ inline double route_radius(std::span<const double> logits, detail::HostMatrix ke
                 " columns");
   if (chosen < 1 || chosen > experts)
     throw_config("moxie::route_radius: ", chosen, " of ", experts, " experts are chosen");
+  detail::check_finite_matrix("moxie::route_radius", kernel);
   std::vector<bool> in(detail::at(experts), false);
   for (Index n = 0; n < chosen; ++n) {
     Index best = -1;
@@ -176,9 +193,9 @@ inline double route_radius(std::span<const double> logits, detail::HostMatrix ke
 /// A certificate that holds as long as the routing does: for hard or top-K routing, which jumps
 /// where the selection changes.
 inline Certificate within_route(const Certificate& c, double route) {
-  if (!c.applicable || !(route < c.radius)) return c;
+  if (!c.applicable || route >= c.radius) return c;
   Certificate inside = c;
-  inside.radius = route;
+  inside.radius = route > 0 ? route : 0;
   inside.limited_by_route = true;
   return inside;
 }

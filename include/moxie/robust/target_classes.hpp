@@ -17,7 +17,7 @@ struct RankClasses {
     Index last = -1;
     for (Index rank = 0; rank < ranked.rows; ++rank) {
       last = next_in_rank(scores.cols, last, [=](Index c) { return z[c]; });
-      ranked(rank, image[r]) = static_cast<std::int32_t>(last);
+      ranked(rank, image[r]) = static_cast<std::int32_t>(last < 0 ? 0 : last);  // NaN has no rank
     }
   }
 };
