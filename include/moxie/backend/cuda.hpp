@@ -23,6 +23,7 @@ template <class T>
 using CudaBackend = DeviceBackend<T, CudaLeaf>;
 
 static_assert(Leaf<CudaLeaf, float> && Leaf<CudaLeaf, double> && KernelLeaf<CudaLeaf>);
+static_assert(RoundingLeaf<CudaLeaf, float> && RoundingLeaf<CudaLeaf, double>);
 static_assert(Backend<CudaBackend<float>> && Backend<CudaBackend<double>>);
 
 }  // namespace moxie

@@ -27,7 +27,8 @@ namespace moxie {
 struct CudaOptions {
   /// Where memory comes from, shared by as many backends as one likes; null: a CudaPool of its own.
   CudaMemoryResource* memory = nullptr;
-  /// Products of floats by tensor cores, whose factors have 10 bits of mantissa instead of 23.
+  /// Products of layers and of experts, of floats, by tensor cores whose factors have 10 bits of
+  /// mantissa instead of 23. Those of gates, routers and losses stay exact.
   bool tf32 = false;
   /// Waits after everything that is enqueued, so that an error names what caused it. Slow, and no
   /// stream can be captured.
@@ -181,6 +182,15 @@ class CudaLeaf {
   void gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a, Index lda,
                     Index stride_a, const T* b, Index ldb, Index stride_b, T beta, T* c, Index ldc,
                     Index stride_c, Index batch) {
+    blas_.gemm_strided(false, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta,
+                       c, ldc, stride_c, batch);
+    finish("gemm_strided");
+  }
+  /// The same in tf32, if `options().tf32` is true. See RoundingLeaf.
+  template <class T>
+  void rounded_gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a,
+                            Index lda, Index stride_a, const T* b, Index ldb, Index stride_b,
+                            T beta, T* c, Index ldc, Index stride_c, Index batch) {
     blas_.gemm_strided(options_.tf32, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb,
                        stride_b, beta, c, ldc, stride_c, batch);
     finish("gemm_strided");

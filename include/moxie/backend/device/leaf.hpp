@@ -61,6 +61,15 @@ concept LeafProducts = requires(L& leaf, Op op, Index n, T scalar, const T* in, 
 template <class L, class T>
 concept Leaf = detail::LeafMemory<L> && detail::LeafAlgorithms<L> && detail::LeafProducts<L, T>;
 
+/// A leaf that multiplies faster by factors of fewer bits, if it is told to. `DeviceBackend` then asks
+/// so for the products of layers and of experts; all others stay exact. State it beside the leaf by
+/// static_assert, so that a changed signature cannot fall back in silence.
+template <class L, class T>
+concept RoundingLeaf = requires(L& leaf, Op op, Index n, T scalar, const T* in, T* out) {
+  // gemm_strided
+  leaf.rounded_gemm_strided(op, op, n, n, n, scalar, in, n, n, in, n, n, scalar, out, n, n, n);
+};
+
 /// A leaf whose platform has grouped products of its own; `DeviceBackend` then uses them instead of
 /// its functors. Contracts: `grouped_gemm` and `grouped_gemm_weights` of `Backend`. State it beside
 /// the leaf by static_assert, so that a changed signature cannot fall back in silence.

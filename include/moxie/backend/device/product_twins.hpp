@@ -11,6 +11,7 @@
 #include "moxie/backend/device/leaf.hpp"
 #include "moxie/backend/device/portable.hpp"
 #include "moxie/ops/expert_product.hpp"
+#include "moxie/ops/layer_product.hpp"
 
 #if defined(MOXIE_KERNELS)
 
@@ -47,6 +48,10 @@ class ProductTwins {
   using Space = typename L::Space;
 
  public:
+  void run(const LayerProduct&, Op op_a, Op op_w, MatrixView<const T, Space> a,
+           MatrixView<const T, Space> w, T beta, MatrixView<T, Space> c) {
+    self().rounded_gemm(op_a, op_w, a, w, beta, c);
+  }
   template <class B, class End>
   void run(const ExpertProduct&, const Parameters<B>& p, const ExpertWeights<B>& w,
            const ExpertMemory<B>&, const Rows<B>& rows, Op op, MatrixView<T, Space> out,
