@@ -111,7 +111,7 @@ TEST_CASE_TEMPLATE("CudaLeaf gives the same bits from run to run, and when it wa
   CHECK(first.all() == third.all());
 }
 
-TEST_CASE("CudaLeaf multiplies floats as floats, and in tf32 where that was asked for and is allowed") {
+TEST_CASE("CudaLeaf multiplies floats as floats, and in tf32 where asked for and allowed") {
   using B = CudaBackend<float>;
   // 1 + 2^-12 needs 12 bits of mantissa: tf32 makes it 1, and all sums below are exact
   const float x = 1 + 1.0F / 4096;

@@ -1,5 +1,5 @@
-// Which products a backend that was told to round factors does round: those of layers and experts, and
-// none of gates.
+// Which products a backend that was told to round factors does round: those of layers and experts,
+// and none of gates.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -87,7 +87,8 @@ TEST_CASE("gemm and batched_gemm are exact, products of layers and experts round
     const std::vector<float> rounded(4, tf32 ? 2.0F : 2 * x);
     CHECK(c.to_vector() == rounded);
 
-    const Buffer<float, B> w(b, 8, 1.0F);  // two experts of a row each, as a strided product and as ragged rows
+    // two experts of a row each, as a strided product and as ragged rows
+    const Buffer<float, B> w(b, 8, 1.0F);
     const Buffer<std::int32_t, B> offset(b, {0, 1, 2});
     for (const Index each : {1, 0}) {
       b.grouped_gemm({a.view(2, 2), {}, {}, offset.view(), 2, each}, Op::none, w.view(4, 2),

@@ -8,13 +8,19 @@
 
 #include "moxie/backend/cuda/error.hpp"
 #include "moxie/backend/cuda/memory.hpp"
+#include "moxie/core/bf16.hpp"
 #include "moxie/core/view.hpp"
 
 namespace moxie::detail::cuda {
 
-/// How cuBLAS multiplies matrices of T. A further storage type is a further specialization.
+/// How cuBLAS stores numbers of type T, and multiplies matrices to results of it. A further storage
+/// type is a further specialization.
 template <class T>
 struct BlasType;
+template <>
+struct BlasType<bf16> {
+  static constexpr cudaDataType data = CUDA_R_16BF;
+};
 template <>
 struct BlasType<float> {
   static constexpr cudaDataType data = CUDA_R_32F;
@@ -58,22 +64,23 @@ class Blas {
     if (handle_ != nullptr) cublasDestroy(handle_);
   }
 
-  /// gemm_strided of Leaf.
-  template <class T>
-  void gemm_strided(bool tf32, Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a,
-                    Index lda, Index stride_a, const T* b, Index ldb, Index stride_b, T beta, T* c,
+  /// gemm_strided of Leaf, of factors of type F.
+  template <class F, class T>
+  void gemm_strided(bool tf32, Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const F* a,
+                    Index lda, Index stride_a, const F* b, Index ldb, Index stride_b, T beta, T* c,
                     Index ldc, Index stride_c, Index batch) {
     if (m == 0 || n == 0 || batch == 0) return;
     using Type = BlasType<T>;
+    constexpr cudaDataType factor = BlasType<F>::data;
     const auto blas_op = [](Op op) { return op == Op::none ? CUBLAS_OP_N : CUBLAS_OP_T; };
     if (batch == 1) {  // has more kernels to choose from
       MOXIE_CUDA_TRY(cublasGemmEx_64(handle_, blas_op(op_a), blas_op(op_b), m, n, k, &alpha, a,
-                                     Type::data, lda, b, Type::data, ldb, &beta, c, Type::data, ldc,
+                                     factor, lda, b, factor, ldb, &beta, c, Type::data, ldc,
                                      Type::compute(tf32), CUBLAS_GEMM_DEFAULT));
     } else {
       MOXIE_CUDA_TRY(cublasGemmStridedBatchedEx_64(
-          handle_, blas_op(op_a), blas_op(op_b), m, n, k, &alpha, a, Type::data, lda, stride_a, b,
-          Type::data, ldb, stride_b, &beta, c, Type::data, ldc, stride_c, batch,
+          handle_, blas_op(op_a), blas_op(op_b), m, n, k, &alpha, a, factor, lda, stride_a, b, factor,
+          ldb, stride_b, &beta, c, Type::data, ldc, stride_c, batch,
           Type::compute(tf32), CUBLAS_GEMM_DEFAULT));
     }
   }

@@ -17,6 +17,7 @@
 #include "moxie/backend/cuda/error.hpp"
 #include "moxie/backend/cuda/memory.hpp"
 #include "moxie/backend/cuda/stream.hpp"
+#include "moxie/backend/device/bf16_experts.hpp"
 #include "moxie/backend/device/launch.hpp"
 #include "moxie/backend/device/portable.hpp"
 #include "moxie/core/error.hpp"
@@ -30,6 +31,8 @@ struct CudaOptions {
   /// Products of layers and of experts, of floats, by tensor cores whose factors have 10 bits of
   /// mantissa instead of 23. Those of gates, routers and losses stay exact.
   bool tf32 = false;
+  /// Products of experts by factors of 8 bits of mantissa, with twice the rate of tf32.
+  Bf16Experts bf16_experts = Bf16Experts::never;
   /// Waits after everything that is enqueued, so that an error names what caused it. Slow, and no
   /// stream can be captured.
   bool sync_after_launch = false;
@@ -130,6 +133,12 @@ class CudaLeaf {
     synchronize();
   }
   void synchronize() { MOXIE_CUDA_TRY(cudaStreamSynchronize(stream_)); }
+  /// Is the stream being captured into a graph?
+  bool capturing() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    MOXIE_CUDA_TRY(cudaStreamIsCapturing(stream_, &status));
+    return status != cudaStreamCaptureStatusNone;
+  }
 
   /// See KernelLeaf.
   template <class... P>
@@ -182,6 +191,14 @@ class CudaLeaf {
   void gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a, Index lda,
                     Index stride_a, const T* b, Index ldb, Index stride_b, T beta, T* c, Index ldc,
                     Index stride_c, Index batch) {
+    blas_.gemm_strided(false, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta,
+                       c, ldc, stride_c, batch);
+    finish("gemm_strided");
+  }
+  /// The same of factors of bf16. See Bf16Leaf.
+  void gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, float alpha, const bf16* a,
+                    Index lda, Index stride_a, const bf16* b, Index ldb, Index stride_b, float beta,
+                    float* c, Index ldc, Index stride_c, Index batch) {
     blas_.gemm_strided(false, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta,
                        c, ldc, stride_c, batch);
     finish("gemm_strided");
