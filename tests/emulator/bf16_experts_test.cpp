@@ -153,10 +153,10 @@ class Products {
 
 TEST_CASE("Experts' products of bf16 are those of the rounded factors, summed in float") {
   for (const bool even : {false, true})
-    for (const auto& [in, out, gap] : {std::array<Index, 3>{13, 10, 0}, {24, 40, 8}, {16, 12, 4}}) {
+    for (const auto& sizes : {std::array<Index, 3>{13, 10, 0}, {24, 40, 8}, {16, 12, 4}}) {
       CAPTURE(even);
-      CAPTURE(in);
-      Products products(in, out, gap, even);
+      CAPTURE(sizes[0]);
+      Products products(sizes[0], sizes[1], sizes[2], even);
       products.check_product();
       products.check_transpose();
       products.check_weights();
@@ -217,8 +217,8 @@ void check_rounded(const std::vector<float>& got, const std::vector<float>& exac
 
 TEST_CASE("A layer with experts of bf16 keeps its routes, and comes near the exact one") {
   const auto check = [](const auto& router, const auto& capacity) {
-    B exact(Bf16TestLeaf(Bf16Experts::never));
-    B narrow(Bf16TestLeaf(Bf16Experts::always));
+    B exact(Bf16TestLeaf{Bf16Experts::never});
+    B narrow(Bf16TestLeaf{Bf16Experts::always});
     const auto exact_layer = make_layer(exact, router, capacity);
     const auto narrow_layer = make_layer(narrow, router, capacity);
     Run wanted(exact, exact_layer, Gradients::all);
@@ -240,8 +240,8 @@ TEST_CASE("A layer with experts of bf16 keeps its routes, and comes near the exa
 }
 
 TEST_CASE("Bf16Experts::inference leaves tapes with gradients exact") {
-  B exact(Bf16TestLeaf(Bf16Experts::never));
-  B narrow(Bf16TestLeaf(Bf16Experts::inference));
+  B exact(Bf16TestLeaf{Bf16Experts::never});
+  B narrow(Bf16TestLeaf{Bf16Experts::inference});
   const auto exact_layer = make_layer(exact, TopKRouter{.k = 2}, Dropless{});
   const auto narrow_layer = make_layer(narrow, TopKRouter{.k = 2}, Dropless{});
   for (const Gradients gradients : {Gradients::all, Gradients::input}) {
@@ -255,7 +255,7 @@ TEST_CASE("Bf16Experts::inference leaves tapes with gradients exact") {
 }
 
 TEST_CASE("The copy of experts' weights in bf16 is made anew where it may be out of date") {
-  B b(Bf16TestLeaf(Bf16Experts::always));
+  B b(Bf16TestLeaf{Bf16Experts::always});
   const auto layer = make_layer(b, TopKRouter{.k = 2}, Dropless{});
   Run evaluation(b, layer, Gradients::none);
   Run training(b, layer, Gradients::all);

@@ -25,7 +25,7 @@ using CudaBackend = DeviceBackend<T, CudaLeaf>;
 
 static_assert(Leaf<CudaLeaf, float> && Leaf<CudaLeaf, double> && KernelLeaf<CudaLeaf>);
 static_assert(RoundingLeaf<CudaLeaf, float> && RoundingLeaf<CudaLeaf, double>);
-static_assert(Bf16Leaf<CudaLeaf>);
+static_assert(Bf16Leaf<CudaLeaf> && FusingLeaf<CudaLeaf>);
 static_assert(Backend<CudaBackend<float>> && Backend<CudaBackend<double>>);
 
 }  // namespace moxie

@@ -33,6 +33,9 @@ struct CudaOptions {
   bool tf32 = false;
   /// Products of experts by factors of 8 bits of mantissa, with twice the rate of tf32.
   Bf16Experts bf16_experts = Bf16Experts::never;
+  /// Lets cuBLASLt add the bias, and do Gelu, in products of experts with as many rows each
+  /// (PaddedDispatcher), where it can. Of floats and bf16.
+  bool fused_epilogues = false;
   /// Waits after everything that is enqueued, so that an error names what caused it. Slow, and no
   /// stream can be captured.
   bool sync_after_launch = false;
@@ -212,9 +215,26 @@ class CudaLeaf {
                        stride_b, beta, c, ldc, stride_c, batch);
     finish("gemm_strided");
   }
+  /// See FusingLeaf.
+  template <class F>
+  bool fused_gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, const F* a, Index lda,
+                          Index stride_a, const F* b, Index ldb, Index stride_b, float* c,
+                          Index ldc, Index stride_c, Index batch, const StridedEnd<float>& end) {
+    if (!options_.fused_epilogues ||
+        !blas_.fused_strided(options_.tf32 && std::is_same_v<F, float>, op_a, op_b, m, n, k, a, lda,
+                             stride_a, b, ldb, stride_b, c, ldc, stride_c, batch, end)) {
+      return false;
+    }
+    finish("fused_gemm_strided");
+    return true;
+  }
+
+ protected:
+  detail::cuda::Blas& blas() noexcept { return blas_; }
 
  private:
-  static constexpr std::size_t free_shared_bytes = std::size_t{48} << 10U;
+  // What a kernel declares itself, 16 KiB at most, counts too: together, 48 KiB need no asking.
+  static constexpr std::size_t free_shared_bytes = std::size_t{32} << 10U;
   static constexpr std::size_t most_shared_bytes = std::size_t{163} << 10U;
 
   CudaLeaf(std::optional<CudaStream> own, cudaStream_t stream, CudaOptions options)

@@ -14,6 +14,7 @@
 #include "moxie/backend/device/launch.hpp"
 #include "moxie/backend/device/leaf.hpp"
 #include "moxie/backend/device/portable.hpp"
+#include "moxie/ops/activation.hpp"
 #include "moxie/ops/expert_product.hpp"
 #include "moxie/ops/layer_product.hpp"
 
@@ -93,7 +94,9 @@ class ProductTwins {
     if constexpr (takes_bf16) {
       if (memory.narrow) return narrow_product(p, w, memory, rows, op, out, end);
     }
-    if (even(rows)) {  // the library's strided product is faster than any that looks at offsets
+    if (even(rows) && fused_strided(rows.x, weights, rows, op, end)) return;
+    // the library's strided product is faster than any that looks at offsets
+    if (GroupedLeaf<L, B> || even(rows)) {
       self().grouped_gemm(rows, op, weights, out);
       end.whole(static_cast<B&>(*this), rows.offset, out);
     } else {
@@ -107,7 +110,7 @@ class ProductTwins {
     if constexpr (takes_bf16) {
       if (memory.narrow) return narrow_weights_product(memory, rows, dy, dw);
     }
-    if (even(rows) && even(dy)) {
+    if (GroupedLeaf<L, B> || (even(rows) && even(dy))) {
       self().grouped_gemm_weights(rows, dy, dw);
     } else {
       weights_product(rows, dy, dw);
@@ -152,6 +155,38 @@ class ProductTwins {
     return {gathered(rows), Strided<const T>(w)};
   }
 
+  // The library's strided product with its end, where that is offered.
+
+  template <class F, class B>
+  bool fused_strided(Operand<F> x, Operand<F> w, const Rows<B>& rows, Op op,
+                     const BiasEnd<B>& end) {
+    return fused_strided(x, w, rows, op, end.bias, end.out, MatrixView<T, Space>(), false);
+  }
+  template <class F, class B>
+  bool fused_strided(Operand<F> x, Operand<F> w, const Rows<B>& rows, Op op,
+                     const BiasActivationEnd<B, Gelu>& end) {
+    const MatrixView<T, Space> pre = end.keep_pre ? end.pre : MatrixView<T, Space>();
+    return fused_strided(x, w, rows, op, end.bias, end.act, pre, true);
+  }
+  template <class F, class B, class End>
+  bool fused_strided(Operand<F>, Operand<F>, const Rows<B>&, Op, const End&) {
+    return false;
+  }
+  template <class F, class B>
+  bool fused_strided(Operand<F> x, Operand<F> w, const Rows<B>& rows, Op op, Operand<T> bias,
+                     MatrixView<T, Space> out, MatrixView<T, Space> pre, bool gelu) {
+    if constexpr (std::same_as<T, float> && FusingLeaf<L>) {
+      const Index each = rows.each;
+      return self().leaf().fused_gemm_strided(
+          op, Op::none, out.cols, each, x.cols, w.data, w.stride,
+          w.rows / rows.experts() * w.stride, x.data, x.stride, each * x.stride, out.data,
+          out.stride, each * out.stride, rows.experts(),
+          StridedEnd<T>{bias.data, bias.stride, gelu, pre.data, pre.stride, each * pre.stride});
+    } else {
+      return false;
+    }
+  }
+
   // bf16. Rows are padded with zeros, so all of them can be copied 16 bytes at a time.
 
   template <class B, class End>
@@ -161,6 +196,7 @@ class ProductTwins {
     const Operand<bf16> w16 = narrowed(p, w, memory, op);
     const Operand<bf16> x16 = narrowed(rows, memory, 0);
     if (even(rows)) {
+      if (fused_strided(x16, w16, rows, op, end)) return;
       const Index height = w16.rows / rows.experts();  // of an expert's matrix
       strided(op, Op::none, out.cols, rows.each, rows.x.cols, w16, height, x16, rows.each, T(0),
               out, rows.each, rows.experts());
