@@ -151,6 +151,30 @@ MOXIE_KERNEL void reverse_in_shared(const T* in, T* out, Index n) {
   for (Index i = threadIdx.x; i < n; i += blockDim.x) out[i] = row[n - 1 - i];
 }
 
+template <class T>
+MOXIE_KERNEL void reverse_beside_static(const T* in, T* out, Index n) {
+  MOXIE_DYNAMIC_SHARED(T, row);
+  MOXIE_SHARED(T[2048], first);  // 8 KiB of float
+  for (Index i = threadIdx.x; i < n; i += blockDim.x) row[i] = in[i];
+  for (Index i = threadIdx.x; i < 2048; i += blockDim.x) first[i] = in[i];
+  __syncthreads();
+  for (Index i = threadIdx.x; i < n; i += blockDim.x)
+    out[i] = n - 1 - i < 2048 ? first[n - 1 - i] : row[n - 1 - i];
+}
+
+TEST_CASE("CudaLeaf::launch counts on shared memory that a kernel declares itself") {
+  using B = CudaBackend<float>;
+  B backend;
+  const Index n = 11500;  // 44.9 KiB: below 48 KiB alone, above with those
+  std::vector<float> numbers(static_cast<std::size_t>(n));
+  std::iota(numbers.begin(), numbers.end(), 0.0F);
+  const Buffer<float, B> in(backend, numbers);
+  const Buffer<float, B> out(backend, n, 0.0F);
+  backend.leaf().launch({.threads = 256, .shared_bytes = std::size_t(n) * sizeof(float)},
+                        reverse_beside_static<float>, in.data(), out.data(), n);
+  CHECK(out.to_vector() == std::vector<float>(numbers.rbegin(), numbers.rend()));
+}
+
 TEST_CASE("CudaLeaf::launch asks for more than 48 KiB of shared memory, and names what it refuses") {
   using B = CudaBackend<float>;
   B backend;
