@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="an empty folder is made of it")
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--eigen", required=True, help="folder of Eigen/")
+    parser.add_argument("--nvcc", help="compiles a consumer of moxie::cuda too")
     options = parser.parse_args()
     conan, reason = find_conan(options.source)
     if conan is None:
@@ -59,13 +60,20 @@ def main():
     run(conan, "profile", "detect")
     run(conan, "create", str(here / "eigen"), "-c", f"user.moxie:eigen={options.eigen}", *settings)
     run(conan, "create", str(project), *settings)
-    build = options.work / "consumer"
-    run(conan, "install", str(here / "consumer"), "--output-folder", str(build), *settings)
-    run("cmake", "-G", "Ninja", "-S", str(here / "consumer"), "-B", str(build / "build"), "-DCMAKE_BUILD_TYPE=Debug",
-        f"-DCMAKE_TOOLCHAIN_FILE={build / 'conan_toolchain.cmake'}")
-    run("cmake", "--build", str(build / "build"))
-    run(str(build / "build" / "consumer"))
-    run(str(build / "build" / "consumer_openmp"))
+
+    def consume(folder, *more):
+        build = options.work / folder
+        run(conan, "install", str(here / folder), "--output-folder", str(build), *settings)
+        run("cmake", "-G", "Ninja", "-S", str(here / folder), "-B", str(build / "build"), "-DCMAKE_BUILD_TYPE=Debug",
+            f"-DCMAKE_TOOLCHAIN_FILE={build / 'conan_toolchain.cmake'}", *more)
+        run("cmake", "--build", str(build / "build"))
+        return build / "build"
+
+    build = consume("consumer")
+    run(str(build / "consumer"))
+    run(str(build / "consumer_openmp"))
+    if options.nvcc:
+        consume("cuda", f"-DCMAKE_CUDA_COMPILER={options.nvcc}")
     print("conan: created, tested, and consumed")
 
 
