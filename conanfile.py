@@ -24,8 +24,9 @@ class MoxieConan(ConanFile):
         "threads": [True, False],  # moxie::threads
         "openmp": [True, False],  # moxie::openmp
         "thrust_host": [True, False],  # moxie::thrust_host; Thrust's headers are the compiler's to find
+        "cuda": [True, False],  # moxie::cuda, for sources that nvcc compiles; the toolkit is the system's, of CUDA 13
     }
-    default_options = {"threads": True, "openmp": False, "thrust_host": False}
+    default_options = {"threads": True, "openmp": False, "thrust_host": False, "cuda": False}
     exports_sources = "include/*", "LICENSE", "cmake/conan_system_eigen.cmake"
     no_copy_source = True
 
@@ -71,6 +72,9 @@ class MoxieConan(ConanFile):
             thrust = self.component("thrust_host", ["moxie"])
             thrust.defines = ["THRUST_HOST_SYSTEM=THRUST_HOST_SYSTEM_CPP",
                               "THRUST_DEVICE_SYSTEM=THRUST_DEVICE_SYSTEM_CPP"]
+        if self.options.cuda:
+            # nvcc finds its own headers and libraries
+            self.component("cuda", ["moxie"]).system_libs = ["cublas", "cublasLt"]
 
     def component(self, name, requires):
         component = self.cpp_info.components[name]

@@ -11,15 +11,17 @@
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/capacity/factor.hpp"
 
-// A mixture-of-experts layer on a GPU, forward and backward, at the shapes of V-MoE S, B and L and E experts (K = 2), against
-// dense products of cuBLAS of as many multiply-adds in the same run, and stage by stage.
+// A mixture-of-experts layer on a GPU, forward and backward, at the shapes of V-MoE S, B and L and 8 to 128 experts (K = 2), in
+// fp32, tf32 and with experts of bf16, against dense products of cuBLAS of as many multiply-adds and of the same type in the same
+// run, and stage by stage.
 //
 // A row is one layer: dropless with ragged products, or with a capacity of 1.25 whose rows are padded for strided products. Its
-// time is the median time on the GPU of a forward; counters are medians in milliseconds, taken in turn with it: forward_backward;
-// gate, route, maps (slots and rows), combine; ragged, padded and dense: the experts' products alone, by our kernels over the K T
-// rows, as a strided batch, and as one dense layer of the batch's multiply-adds. The batch has an expert's slots as its rows, or
-// K T / E without a capacity. rate = dense / own products, layer = forward / own products, routing = (route + maps) / forward,
-// where the own products are the ragged or the padded ones.
+// time is the median time on the GPU of a forward as in an evaluation; counters are medians in milliseconds, taken in turn with it:
+// forward_backward, as in training; gate, route, maps (slots and rows), combine; ragged, padded and dense: the experts' products
+// alone, by our kernels over the K T rows, as a strided batch, and as one dense layer of the batch's multiply-adds; the same of
+// their backward. The batch has an expert's slots as its rows, or K T / E without a capacity. With experts of bf16, products take
+// in the rounding of rows, and in a backward that of weights. rate = dense / own products, backward_rate the same of the backward,
+// layer = forward / own products, routing = (route + maps) / forward, where the own products are the ragged or the padded ones.
 
 namespace {
 
@@ -33,34 +35,36 @@ constexpr Shape shapes[] = {{"vmoe-s", 512, 2048}, {"vmoe-b", 768, 3072}, {"vmoe
 
 /// range(0): experts, range(1): tokens.
 template <class Router, class Capacity>
-void layer(benchmark::State& state, const Shape& shape, const Capacity& capacity, bool tf32) {
-  constexpr bool ragged = std::is_same_v<Router, bench::Ragged>;
+void layer(benchmark::State& state, const Shape& shape, const Capacity& capacity,
+           bench::Factors factors) {
+  constexpr bool padded = !std::is_same_v<Router, bench::Ragged>;
   bench::Sizes sizes{.tokens = state.range(1),
                      .width = shape.width,
                      .hidden = shape.hidden,
                      .experts = state.range(0),
                      .choices = 2};
   moxie::CudaStream stream;
-  bench::B backend(moxie::CudaLeaf(stream.get(), {.tf32 = tf32}));
+  bench::B backend(moxie::CudaLeaf(stream.get(), bench::options_of(factors)));
   Router router;
   router.k = sizes.choices;
   bench::WholeLayer<Router, Capacity> whole(backend, sizes, router, capacity);
   whole.forward();
-  sizes.each = ragged ? sizes.rows() / sizes.experts : whole.routing().shape.capacity;
-  bench::Stages stages(backend, sizes, whole.routing());
-  const std::vector<double> seconds =
-      bench::device_medians(stream.get(), 20, 5,
-                            {[&] { whole.forward(); }, [&] { whole.forward_and_backward(); },
-                             [&] { stages.gate(); }, [&] { stages.route(); },
-                             [&] { stages.maps(); }, [&] { stages.products(); },
-                             [&] { stages.padded_products(); }, [&] { stages.dense_products(); },
-                             [&] { stages.combine(); }});
+  sizes.each = padded ? whole.routing().shape.capacity : sizes.rows() / sizes.experts;
+  bench::Stages stages(backend, sizes, whole.routing(), whole.parameters());
+  bench::DenseProducts dense(backend, sizes, sizes.padded_rows(), factors);
+  const std::vector<double> seconds = bench::device_medians(
+      stream.get(), 20, 5,
+      {[&] { whole.forward(); }, [&] { whole.forward_and_backward(); }, [&] { stages.gate(); },
+       [&] { stages.route(); }, [&] { stages.maps(); }, [&] { stages.combine(); },
+       [&] { stages.products(false); }, [&] { stages.products(true); }, [&] { dense.forward(); },
+       [&] { stages.backward_products(padded); }, [&] { dense.backward(); }});
   for (auto _ : state) state.SetIterationTime(seconds[0]);
-  const char* names[] = {"forward", "forward_backward", "gate",  "route",  "maps",
-                         "ragged",  "padded",           "dense", "combine"};
+  const char* names[] = {"forward", "forward_backward", "gate",  "route",    "maps",          "combine",
+                         "ragged",  "padded",           "dense", "backward", "dense_backward"};
   for (std::size_t i = 1; i < seconds.size(); ++i) state.counters[names[i]] = 1e3 * seconds[i];
-  const double own = ragged ? seconds[5] : seconds[6];
-  state.counters["rate"] = seconds[7] / own;
+  const double own = padded ? seconds[7] : seconds[6];
+  state.counters["rate"] = seconds[8] / own;
+  state.counters["backward_rate"] = seconds[10] / seconds[9];
   state.counters["layer"] = seconds[0] / own;
   state.counters["routing"] = (seconds[3] + seconds[4]) / seconds[0];
 }
@@ -79,8 +83,8 @@ int main(int argc, char** argv) {
     return 77;
   }
   const std::string command = bench::command_of(argc, argv);
-  const auto add = [](const Shape& shape, const char* kind, bool tf32, const auto& run) {
-    const std::string name = std::string(shape.name) + kind + (tf32 ? "/tf32" : "/fp32");
+  const auto add = [](const Shape& shape, const char* kind, const char* factors, const auto& run) {
+    const std::string name = std::string(shape.name) + kind + factors;
     benchmark::RegisterBenchmark(name.c_str(), run)
         ->ArgNames({"experts", "tokens"})
         ->ArgsProduct({{8, 32, 128}, {8192}})
@@ -88,13 +92,19 @@ int main(int argc, char** argv) {
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   };
+  struct Column {
+    const char* name;
+    bench::Factors factors;
+  };
   for (const Shape& shape : shapes) {
-    for (const bool tf32 : {false, true}) {
-      add(shape, "/dropless", tf32, [=](benchmark::State& state) {
-        layer<bench::Ragged>(state, shape, moxie::Dropless{}, tf32);
+    for (const Column& c : {Column{"/fp32", bench::Factors::fp32}, Column{"/tf32", bench::Factors::tf32},
+                            Column{"/bf16", bench::Factors::bf16}}) {
+      const bench::Factors factors = c.factors;
+      add(shape, "/dropless", c.name, [=](benchmark::State& state) {
+        layer<bench::Ragged>(state, shape, moxie::Dropless{}, factors);
       });
-      add(shape, "/capacity", tf32, [=](benchmark::State& state) {
-        layer<bench::Padded>(state, shape, moxie::CapacityFactor{.factor = 1.25}, tf32);
+      add(shape, "/capacity", c.name, [=](benchmark::State& state) {
+        layer<bench::Padded>(state, shape, moxie::CapacityFactor{.factor = 1.25}, factors);
       });
     }
   }

@@ -4,6 +4,8 @@ All forms compute the same: tokens choose their K most probable experts, nothing
 GELU (tanh) perceptrons.
 """
 
+import types
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -37,7 +39,7 @@ def bmm(x, choice, weight, p):
     token, w, counts, expert = _sorted(x, choice, weight, experts)
     first = torch.cumsum(counts, 0) - counts
     slots = int(counts.max())
-    place = expert * slots + torch.arange(token.numel()) - first[expert]
+    place = expert * slots + torch.arange(token.numel(), device=x.device) - first[expert]
     padded = x.new_zeros(experts * slots, x.shape[1]).index_copy(0, place, x[token]).view(experts, slots, -1)
     rows = torch.baddbmm(p.b2[:, None], gelu(torch.baddbmm(p.b1[:, None], padded, p.w1)), p.w2)
     rows = rows.view(experts * slots, -1)[place]
@@ -48,9 +50,18 @@ def grouped(x, choice, weight, p):
     """Sorted by expert, two grouped products."""
     token, w, counts, expert = _sorted(x, choice, weight, p.w1.shape[0])
     ends = torch.cumsum(counts, 0).to(torch.int32)
-    hidden = gelu(F.grouped_mm(x[token], p.w1, offs=ends) + p.b1[expert])
-    rows = F.grouped_mm(hidden, p.w2, offs=ends) + p.b2[expert]
+    product = getattr(F, "grouped_mm", None) or torch._grouped_mm  # without a public name in older ones
+    hidden = gelu(product(x[token], p.w1, offs=ends) + p.b1[expert])
+    rows = product(hidden, p.w2, offs=ends) + p.b2[expert]
     return torch.zeros_like(x).index_add_(0, token, rows * w[:, None])
+
+
+def experts_in_bf16(form):
+    """The form with rows and experts rounded to bf16, and results in the type of x."""
+    def run(x, choice, weight, p):
+        narrow = types.SimpleNamespace(**{name: getattr(p, name).bfloat16() for name in ("w1", "b1", "w2", "b2")})
+        return form(x.bfloat16(), choice, weight.bfloat16(), narrow).to(x.dtype)
+    return run
 
 
 FORMS = {"loop": loop, "bmm": bmm, "grouped": grouped}

@@ -30,6 +30,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="an empty folder is made of it")
     parser.add_argument("--compiler", required=True)
     parser.add_argument("--eigen", required=True, help="folder of Eigen/")
+    parser.add_argument("--nvcc", help="compiles a consumer of moxie::cuda too")
     options = parser.parse_args()
     conan, reason = find_conan(options.source)
     if conan is None:
@@ -61,23 +62,29 @@ def main():
     run(conan, "profile", "detect")
     run(conan, "create", str(here / "eigen"), "-c", f"user.moxie:eigen={options.eigen}", *settings)
     run(conan, "create", str(project), *settings)
-    build = options.work / "consumer"
-    run(conan, "install", str(here / "consumer"), "--output-folder", str(build), *settings)
-    run("cmake", "-G", "Ninja", "-S", str(here / "consumer"), "-B", str(build / "build"), "-DCMAKE_BUILD_TYPE=Debug",
-        f"-DCMAKE_TOOLCHAIN_FILE={build / 'conan_toolchain.cmake'}")
-    run("cmake", "--build", str(build / "build"))
-    run(str(build / "build" / "consumer"))
-    run(str(build / "build" / "consumer_openmp"))
+
+    def consume(folder, *more, profile="default", name=None, build=True):
+        own = options.work / (name or folder)
+        run(conan, "install", str(here / folder), "--profile", str(profile), "--output-folder", str(own), *settings)
+        run("cmake", "-G", "Ninja", "-S", str(here / folder), "-B", str(own / "build"), "-DCMAKE_BUILD_TYPE=Debug",
+            f"-DCMAKE_TOOLCHAIN_FILE={own / 'conan_toolchain.cmake'}", *more)
+        if build:
+            run("cmake", "--build", str(own / "build"))
+        return own / "build"
+
+    build = consume("consumer")
+    run(str(build / "consumer"))
+    run(str(build / "consumer_openmp"))
 
     profile = options.work / "platform"
     profile.write_text("include(default)\n[platform_requires]\neigen/3.4.0\n", encoding="utf-8")
-    build = options.work / "platform_consumer"
-    run(conan, "install", str(here / "consumer"), "--profile", str(profile), "--output-folder", str(build), *settings)
-    run("cmake", "-G", "Ninja", "-S", str(here / "consumer"), "-B", str(build / "build"), "-DCMAKE_BUILD_TYPE=Debug",
-        "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", f"-DCMAKE_PREFIX_PATH={pathlib.Path(options.eigen).parent.parent}",
-        f"-DCMAKE_TOOLCHAIN_FILE={build / 'conan_toolchain.cmake'}")
-    if options.eigen not in (build / "build" / "compile_commands.json").read_text(encoding="utf-8"):
+    build = consume("consumer", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+                    f"-DCMAKE_PREFIX_PATH={pathlib.Path(options.eigen).parent.parent}", profile=profile,
+                    name="platform_consumer", build=False)
+    if options.eigen not in (build / "compile_commands.json").read_text(encoding="utf-8"):
         sys.exit("a consumer of the system's Eigen is not told where it lies")
+    if options.nvcc:
+        consume("cuda", f"-DCMAKE_CUDA_COMPILER={options.nvcc}")
     print("conan: created, tested, and consumed")
 
 

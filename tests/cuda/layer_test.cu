@@ -48,13 +48,35 @@ TEST_CASE("A MoE layer on the GPU gives the CPU's routes and numbers, forward an
   }
 }
 
+TEST_CASE("A MoE layer with experts of bf16 keeps its routes and comes near the exact one") {
+  using B = CudaBackend<float>;
+  B exact;
+  B narrow(CudaLeaf(CudaOptions{.bf16_experts = Bf16Experts::always}));
+  const auto wanted = pass_of(exact, "first", Dropless{});
+  const auto got = pass_of(narrow, "first", Dropless{});
+  CHECK(got.choice == wanted.choice);
+  CHECK(got.weight == wanted.weight);
+  CHECK(got.y != wanted.y);
+  const auto check_rounded = [](const std::vector<float>& a, const std::vector<float>& b) {
+    check_near(a, std::vector<double>(b.begin(), b.end()), 3e-2);
+  };
+  check_rounded(got.y, wanted.y);
+  check_rounded(got.dx, wanted.dx);
+  check_rounded(got.gradients, wanted.gradients);
+}
+
 TEST_CASE("A step of a MoE layer takes no memory, and captured gives the bits of the enqueued one") {
   using B = CudaBackend<float>;
   CountedMemory memory;
   CudaStream stream;
-  B backend(CudaLeaf(stream.get(), {.memory = &memory}));
-  for (const AnyCapacity& capacity :
-       {AnyCapacity(Dropless{}), AnyCapacity(CapacityFactor{.factor = 1.25})}) {
+  struct Case {
+    AnyCapacity capacity;
+    Bf16Experts bf16;
+  };
+  for (const Case& c : {Case{Dropless{}, Bf16Experts::never}, Case{Dropless{}, Bf16Experts::always},
+                        Case{CapacityFactor{.factor = 1.25}, Bf16Experts::never}}) {
+    const AnyCapacity& capacity = c.capacity;
+    B backend(CudaLeaf(stream.get(), {.memory = &memory, .bf16_experts = c.bf16}));
     const Moe<B> layer = make_moe(backend, config<B>("first", capacity));
     auto tape = layer.make_tape(tokens, Gradients::all);
     const auto floats = [](const std::vector<double>& v) {

@@ -10,6 +10,7 @@
 #include "cuda/captured.hpp"
 #include "cuda/counted_memory.hpp"
 #include "device/device_backends.hpp"
+#include "moxie/ops/layer_product.hpp"
 #include "support/errors.hpp"
 
 namespace moxie::test {
@@ -110,21 +111,36 @@ TEST_CASE_TEMPLATE("CudaLeaf gives the same bits from run to run, and when it wa
   CHECK(first.all() == third.all());
 }
 
-TEST_CASE("CudaLeaf multiplies floats as floats unless tf32 is asked for") {
+TEST_CASE("CudaLeaf multiplies floats as floats, and in tf32 where asked for and allowed") {
   using B = CudaBackend<float>;
-  // 1 + 2^-12 needs 12 bits of mantissa: tf32 rounds it to 1
+  // 1 + 2^-12 needs 12 bits of mantissa: tf32 makes it 1, and all sums below are exact
   const float x = 1 + 1.0F / 4096;
-  const Index n = 64;
-  const auto product = [&](bool tf32) {
+  const Index n = 512;  // so many that cuBLAS takes tensor cores
+  const std::vector<float> exact(std::size_t(n * n), x);
+  for (const bool tf32 : {false, true}) {
+    CAPTURE(tf32);
+    const std::vector<float> rounded(std::size_t(n * n), tf32 ? 1.0F : x);
     B backend(CudaLeaf(CudaOptions{.tf32 = tf32}));
     const Buffer<float, B> a(backend, n * n, x);
     const Buffer<float, B> b(backend, n * n, 1.0F / static_cast<float>(n));
     const Buffer<float, B> c(backend, n * n, 0.0F);
-    backend.gemm(Op::none, Op::none, 1.0F, a.view(n, n), b.view(n, n), 0.0F, c.view(n, n));
-    return c.to_vector();
-  };
-  CHECK(product(false) == std::vector<float>(std::size_t(n * n), x));
-  for (const float element : product(true)) CHECK(element == doctest::Approx(x).epsilon(1e-3));
+    const Buffer<std::int32_t, B> offset(backend, {0, 256, 512});
+    const ConstMatrix<B> a_view = a.view(n, n);
+    const ConstMatrix<B> b_view = b.view(n, n);
+    const Matrix<B> out = c.view(n, n);
+
+    backend.gemm(Op::none, Op::none, 1.0F, a_view, b_view, 0.0F, out);  // what gates call
+    CHECK(c.to_vector() == exact);
+    backend.batched_gemm(Op::none, Op::none, 1.0F, {a_view, 1, n * n}, {b_view, 1, n * n}, 0.0F,
+                         {out, 1, n * n});
+    CHECK(c.to_vector() == exact);
+    layer_product(backend, Op::none, Op::none, a_view, b_view, 0.0F, out);
+    CHECK(c.to_vector() == rounded);
+    // experts with as many rows each, a strided product of cuBLAS: [256, 512] x [512, 512]
+    const Buffer<float, B> w(backend, 2 * n * n, 1.0F / static_cast<float>(n));
+    backend.grouped_gemm({a_view, {}, {}, offset.view(), n, 256}, Op::none, w.view(2 * n, n), out);
+    CHECK(c.to_vector() == rounded);
+  }
 }
 
 template <class T>
@@ -133,6 +149,30 @@ MOXIE_KERNEL void reverse_in_shared(const T* in, T* out, Index n) {
   for (Index i = threadIdx.x; i < n; i += blockDim.x) row[i] = in[i];
   __syncthreads();
   for (Index i = threadIdx.x; i < n; i += blockDim.x) out[i] = row[n - 1 - i];
+}
+
+template <class T>
+MOXIE_KERNEL void reverse_beside_static(const T* in, T* out, Index n) {
+  MOXIE_DYNAMIC_SHARED(T, row);
+  MOXIE_SHARED(T[2048], first);  // 8 KiB of float
+  for (Index i = threadIdx.x; i < n; i += blockDim.x) row[i] = in[i];
+  for (Index i = threadIdx.x; i < 2048; i += blockDim.x) first[i] = in[i];
+  __syncthreads();
+  for (Index i = threadIdx.x; i < n; i += blockDim.x)
+    out[i] = n - 1 - i < 2048 ? first[n - 1 - i] : row[n - 1 - i];
+}
+
+TEST_CASE("CudaLeaf::launch counts on shared memory that a kernel declares itself") {
+  using B = CudaBackend<float>;
+  B backend;
+  const Index n = 11500;  // 44.9 KiB: below 48 KiB alone, above with those
+  std::vector<float> numbers(static_cast<std::size_t>(n));
+  std::iota(numbers.begin(), numbers.end(), 0.0F);
+  const Buffer<float, B> in(backend, numbers);
+  const Buffer<float, B> out(backend, n, 0.0F);
+  backend.leaf().launch({.threads = 256, .shared_bytes = std::size_t(n) * sizeof(float)},
+                        reverse_beside_static<float>, in.data(), out.data(), n);
+  CHECK(out.to_vector() == std::vector<float>(numbers.rbegin(), numbers.rend()));
 }
 
 TEST_CASE("CudaLeaf::launch asks for more than 48 KiB of shared memory, and names what it refuses") {

@@ -8,6 +8,7 @@
 
 #include "device/reference.hpp"
 #include "emulator/emulated.hpp"
+#include "emulator/tf32_leaf.hpp"
 #include "moxie/ops/activation.hpp"
 #include "moxie/ops/expert_product.hpp"
 #include "support/buffer.hpp"
@@ -16,27 +17,6 @@
 
 /// ExpertProduct and its twins on the device backend: ends, choice of kernels, refusals. What the
 /// kernels compute is tested by itself (grouped_product_test.cpp).
-namespace moxie::test {
-namespace {
-
-/// As CudaLeaf says that products may be of tf32.
-class Tf32Leaf : public EmulatedLeaf {
- public:
-  struct Options {
-    bool tf32 = true;
-  };
-  const Options& options() const { return options_; }
-
- private:
-  Options options_;
-};
-using Tf32Backend = DeviceBackend<float, Tf32Leaf>;
-
-}  // namespace
-}  // namespace moxie::test
-
-TYPE_TO_STRING_AS("Tf32Backend", moxie::test::Tf32Backend);
-
 namespace moxie::test {
 namespace {
 
@@ -250,7 +230,7 @@ TEST_CASE_TEMPLATE("DeviceBackend's grouped products run as kernels where the le
 }
 
 TEST_CASE_TEMPLATE("ExpertProduct on a device: a strided product of as many rows each", B,
-                   EmulatedBackend<float>) {
+                   EmulatedBackend<float>, Tf32Backend) {
   constexpr Index experts = 3, each = 4, in = 7, out = 5, n = experts * each;
   B b;
   Parameters<B> parameters(b);

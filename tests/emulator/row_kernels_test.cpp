@@ -1,8 +1,10 @@
-// combine_rows, its backward and gather_rows in 16-byte accesses and without.
+// combine_rows, its backward, gather_rows and copy_padded_rows in 16-byte accesses and without.
+#include <algorithm>
 #include <vector>
 
 #include "emulator/routing_backends.hpp"
 #include "moxie/ops/gather_rows.hpp"
+#include "moxie/ops/padded_rows.hpp"
 #include "moxie/ops/routed_rows.hpp"
 
 namespace row_kernels_test {
@@ -18,7 +20,8 @@ constexpr bool twins =
     Accelerates<CombineRows, B, RowLists<B>, ConstMatrix<B>, Matrix<B>> &&
     Accelerates<CombineRowsBackward, B, RowLists<B>, ConstMatrix<B>, ConstMatrix<B>,
                 typename B::Scalar*> &&
-    Accelerates<GatherRows, B, Rows<B>, Matrix<B>>;
+    Accelerates<GatherRows, B, Rows<B>, Matrix<B>> &&
+    Accelerates<CopyPaddedRows, B, PaddedRows<B>, ConstMatrix<B>, Matrix<B>>;
 static_assert(twins<test::EmulatedBackend<float>> && twins<test::EmulatedBackend<double>>);
 static_assert(!twins<ThrustHostBackend<float>>);
 
@@ -142,6 +145,30 @@ std::vector<typename B::Scalar> gather(B& backend, const Case& c, bool scaled) {
   return out.to_vector();
 }
 
+/// Three experts of `each` places, of which 2, none and all are taken, in an order of their own.
+template <class B>
+std::vector<typename B::Scalar> copy_padded(B& backend, const Case& c, Index each, bool weighted) {
+  using T = typename B::Scalar;
+  Draw draw(23);
+  const auto taken = static_cast<std::int32_t>(each + 2);
+  const Placed<B> from(backend, c, c.tokens, draw.normals(c.tokens * c.width));
+  const Placed<B> to(backend, c, 3 * each, {});
+  Ints token, assignment;
+  for (Index r = 0; r < taken; ++r) {
+    token.push_back(static_cast<std::int32_t>(draw.from(0, c.tokens - 1)));
+    assignment.push_back(static_cast<std::int32_t>((r * 3 + 1) % taken));
+  }
+  const test::Buffer<std::int32_t, B> offset(backend, Ints{0, 2, 2, taken});
+  const test::Buffer<std::int32_t, B> tokens(backend, token);
+  const test::Buffer<std::int32_t, B> assignments(backend, assignment);
+  const test::Buffer<T, B> weight(backend, test::scalars<T>(draw.normals(taken)));
+  copy_padded_rows(backend,
+                   PaddedRows<B>{offset.view(), each, tokens.view(), assignments.view(),
+                                 weighted ? weight.data() : nullptr},
+                   ConstMatrix<B>(from.view()), to.view());
+  return to.to_vector();
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE(
@@ -187,6 +214,26 @@ TEST_CASE_TEMPLATE("row kernels: gather copies and scales rows, and writes none 
       for (const std::uint64_t schedule : test::schedules) {
         auto backend = test::emulated<T>(schedule);
         CHECK(gather(backend, c, scaled) == wanted);  // one product each: equal to the bit
+        CHECK(backend.leaf().launches() == 1);
+      }
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("row kernels: padded rows are copied and scaled, and zero where nobody came", T,
+                   float, double) {
+  for (const Case& c : {Case{.tokens = 5, .rows = 0, .width = 64},
+                        Case{.tokens = 5, .rows = 0, .width = 64, .shift = 1},
+                        Case{.tokens = 5, .rows = 0, .width = 17},
+                        Case{.tokens = 3, .rows = 0, .width = 1100, .gap = 4}}) {
+    CAPTURE(c.width);
+    for (const bool weighted : {false, true}) {
+      ThrustHostBackend<T> host;
+      const auto wanted = copy_padded(host, c, 5, weighted);
+      CHECK(std::count(wanted.begin(), wanted.end(), T(0)) == 8 * c.width);
+      for (const std::uint64_t schedule : test::schedules) {
+        auto backend = test::emulated<T>(schedule);
+        CHECK(copy_padded(backend, c, 5, weighted) == wanted);  // to the bit: one product each
         CHECK(backend.leaf().launches() == 1);
       }
     }

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Checks what nvcc makes of the kernels of products.
+"""Checks what nvcc makes of our kernels.
 
-usage: check.py NVCC SOURCE INCLUDE_DIR [ARCHITECTURE...]      (default: 80 90)
+usage: check.py NVCC SOURCE_DIR INCLUDE_DIR [ARCHITECTURE...]      (default: 80 90)
 
-For each architecture SOURCE must compile without a warning, a spilled register among them, and no kernel may have a stack
-frame. In the PTX, kernels of MmaProduct must multiply by mma.sync of their type and read fragments by ldmatrix where they can,
+For each architecture kernels.cu (products) and hot_kernels.cu (all else that takes time) must compile without a warning, a
+spilled register among them, and no kernel may have a stack frame. In the PTX of kernels.cu, kernels of MmaProduct must multiply by mma.sync of their type and read fragments by ldmatrix where they can,
 those of SimtProduct by fma, all must copy by cp.async, and none may use local memory. Without a compiler of the host that nvcc
 takes, or with any other failure, the output of nvcc is shown.
 """
@@ -23,6 +23,11 @@ EXPECTED = [
     ("SimtProductId", ["fma.rn.f64", "cp.async.cg"]),
 ]
 KERNELS_OF_EACH = {"MmaProductINS_4bf16E": 10, "MmaProductIf": 10, "SimtProductIf": 10, "SimtProductId": 5}
+# Kernels of hot_kernels.cu: a word of the name, and how many there are of float and double together.
+HOT = {"attention_forward": 4, "attention_backward_queries": 4, "attention_backward_keys": 4, "layer_norm_forward": 5,
+       "layer_norm_backward": 5, "softmax_top_k": 6, "rank_assignments": 2, "assign_rows_alone": 2, "count_taken": 2,
+       "take_largest": 2, "sinkhorn_groups": 2, "sinkhorn_solve": 2, "combine_token_rows": 2, "combine_token_weights": 2,
+       "gather_expert_rows": 2, "copy_padded_expert_rows": 2, "AdamWPass": 2, "narrow_rows": 1}
 
 
 def compile_for(nvcc, source, include, architecture, output):
@@ -37,8 +42,22 @@ def compile_for(nvcc, source, include, architecture, output):
 
 
 def frames(log):
-    """The numbers of bytes of stack that ptxas reports."""
-    return [int(n) for n in re.findall(r"(\d+) bytes stack frame", log)]
+    """The bytes of stack that ptxas reports, by the kernel's mangled name."""
+    found = re.findall(r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame", log, re.S)
+    return {name: int(size) for name, size in found}
+
+
+def check_frames(log, expected, architecture):
+    """No kernel has a stack frame, and there are as many of each name as expected."""
+    sizes = frames(log)
+    wrong = [f"{name} has a stack frame of {size} bytes" for name, size in sizes.items() if size > 0]
+    for part, count in expected.items():
+        there = sum(part in name for name in sizes)
+        if there != count:
+            wrong.append(f"{there} kernels of {part}, expected {count}")
+    if wrong:
+        sys.exit("\n".join([f"sm_{architecture}:", *wrong, log]))
+    print(f"sm_{architecture}: {sum(expected.values())} kernels, none with a stack frame")
 
 
 def entries(ptx):
@@ -60,15 +79,14 @@ def faults(kernels):
     return found
 
 
-def main(nvcc, source, include, *architectures):
-    with tempfile.TemporaryDirectory() as folder:
+def main(nvcc, folder, include, *architectures):
+    source, hot = pathlib.Path(folder, "kernels.cu"), pathlib.Path(folder, "hot_kernels.cu")
+    with tempfile.TemporaryDirectory() as output:
         for architecture in architectures or ("80", "90"):
-            log = compile_for(nvcc, source, include, architecture, pathlib.Path(folder, "kernels.cubin"))
-            sizes = frames(log)
-            if len(sizes) != sum(KERNELS_OF_EACH.values()) or any(sizes):
-                sys.exit(f"sm_{architecture}: stack frames of {sizes} bytes\n{log}")
-            print(f"sm_{architecture}: {len(sizes)} kernels, none with a stack frame")
-        ptx = pathlib.Path(folder, "kernels.ptx")
+            for kernels, expected in ((source, KERNELS_OF_EACH), (hot, HOT)):
+                log = compile_for(nvcc, kernels, include, architecture, pathlib.Path(output, "kernels.cubin"))
+                check_frames(log, expected, architecture)
+        ptx = pathlib.Path(output, "kernels.ptx")
         compile_for(nvcc, source, include, "80", ptx)
         found = faults(entries(ptx.read_text()))
         if found:

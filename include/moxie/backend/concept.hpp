@@ -61,7 +61,8 @@ concept BackendLoops = requires(B& b, Index n, NoElement f, NoTerm<typename B::S
 template <class B>
 concept BackendProducts = requires(B& b, typename B::Scalar s, ConstMatrix<B> a, Matrix<B> c,
                                    ConstBatched<B> ab, Batched<B> cb, Rows<B> rows) {
-  // c = alpha op(a) op(b) + beta c. Accumulates in Scalar; beta == 0 never reads c.
+  // c = alpha op(a) op(b) + beta c. Accumulates in Scalar; beta == 0 never reads c. The factors are never
+  // rounded; LayerProduct and the products of experts may round theirs where the backend was told to.
   b.gemm(Op::none, Op::none, s, a, a, s, c);
   b.batched_gemm(Op::none, Op::none, s, ab, ab, s, cb);
   // out[r, :] = rows(r, :) op(w_e), for each row r of each expert e. `w` stacks the experts' matrices along

@@ -13,6 +13,7 @@
 
 #include "moxie/backend/concept.hpp"
 #include "moxie/backend/cuda/leaf.hpp"
+#include "moxie/backend/device/bf16_experts.hpp"
 #include "moxie/backend/device/device_backend.hpp"
 #include "moxie/backend/device/launch.hpp"
 #include "moxie/backend/device/leaf.hpp"
@@ -23,6 +24,8 @@ template <class T>
 using CudaBackend = DeviceBackend<T, CudaLeaf>;
 
 static_assert(Leaf<CudaLeaf, float> && Leaf<CudaLeaf, double> && KernelLeaf<CudaLeaf>);
+static_assert(RoundingLeaf<CudaLeaf, float> && RoundingLeaf<CudaLeaf, double>);
+static_assert(Bf16Leaf<CudaLeaf> && FusingLeaf<CudaLeaf>);
 static_assert(Backend<CudaBackend<float>> && Backend<CudaBackend<double>>);
 
 }  // namespace moxie

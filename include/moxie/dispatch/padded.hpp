@@ -3,24 +3,12 @@
 #include <cstdint>
 
 #include "moxie/dispatch/concept.hpp"
+#include "moxie/ops/padded_rows.hpp"
 #include "moxie/ops/routed_rows.hpp"
 
 namespace moxie {
 
 namespace detail {
-/// Row q of the padded rows: of expert q / each, its (q % each)-th, if it has so many.
-template <Backend B>
-struct PaddedRow {
-  ConstIntVector<B> offset;
-  Index each;
-
-  /// The row of SparseRouting, or -1.
-  MOXIE_HD Index of(Index q) const {
-    const auto e = static_cast<std::uint32_t>(q) / static_cast<std::uint32_t>(each);
-    const Index r = offset[e] + (q - e * each);
-    return r < offset[e + 1] ? r : -1;
-  }
-};
 template <Backend B>
 struct PaddedOffset {
   static constexpr bool one_level = true;
@@ -39,34 +27,12 @@ struct NoPaddedRow {
 template <Backend B>
 struct PlacePaddedRow {
   static constexpr bool one_level = true;
-  PaddedRow<B> padded;
-  ConstIntVector<B> assignment;
+  PaddedRows<B> rows;
   IntVector<B> row;
 
   MOXIE_HD void operator()(Index q) const {
-    const Index r = padded.of(q);
-    if (r >= 0) row[assignment[r]] = static_cast<std::int32_t>(q);
-  }
-};
-/// to[q, c] = weight * from[token, c], zero for a row that is padding. By element: neighbouring
-/// threads of a device read neighbours.
-template <Backend B>
-struct CopyPaddedRow {
-  PaddedRow<B> padded;
-  ConstIntVector<B> token, assignment;
-  const typename B::Scalar* weight;  // of assignments; null: 1
-  ConstMatrix<B> from;
-  Matrix<B> to;
-
-  MOXIE_HD void operator()(Index q, Index c) const {
-    using T = typename B::Scalar;
-    const Index r = padded.of(q);
-    if (r < 0) {
-      to(q, c) = T(0);
-    } else {
-      const T w = weight != nullptr ? weight[assignment[r]] : T(1);
-      to(q, c) = w * from(token[r], c);
-    }
+    const Index r = rows.of(q);
+    if (r >= 0) row[rows.assignment[r]] = static_cast<std::int32_t>(q);
   }
 };
 }  // namespace detail
@@ -101,7 +67,7 @@ struct PaddedDispatcher {
     const Index n = rows(r.shape);
     b.for_each(r.shape.experts + 1, detail::PaddedOffset<B>{each(r.shape), tape.offset});
     b.for_each(r.choice.size(), detail::NoPaddedRow<B>{tape.row});
-    b.for_each(n, detail::PlacePaddedRow<B>{padded(r), r.assignment, tape.row});
+    b.for_each(n, detail::PlacePaddedRow<B>{padded(r, nullptr), tape.row});
     return copied(b, r, nullptr, x, tape.x, tape);
   }
   template <Backend B>
@@ -129,16 +95,14 @@ struct PaddedDispatcher {
     return shape.groups() * (shape.capacity < shape.group ? shape.capacity : shape.group);
   }
   template <Backend B>
-  static detail::PaddedRow<B> padded(const SparseRouting<B>& r) {
-    return {r.offset, each(r.shape)};
+  static PaddedRows<B> padded(const SparseRouting<B>& r, const typename B::Scalar* weight) {
+    return {r.offset, each(r.shape), r.token, r.assignment, weight};
   }
   template <Backend B>
   Rows<B> copied(B& b, const SparseRouting<B>& r, const typename B::Scalar* weight,
                  ConstMatrix<B> from, Matrix<B> to, const Tape<B>& tape) const {
     const Index n = rows(r.shape);
-    b.for_each(n, to.cols,
-               detail::CopyPaddedRow<B>{padded(r), r.token, r.assignment, weight, from,
-                                        to.top(n)});
+    copy_padded_rows(b, padded(r, weight), from, to.top(n));
     return {to.top(n), {}, {}, tape.offset, n, each(r.shape)};
   }
   template <Backend B>

@@ -155,7 +155,8 @@ class AttentionPooling {
     b.column_sums(d_queries.rows, config_.width, detail::ElementTerm<B>{d_queries},
                   Vector<B>(d_query.data, config_.width), t.query_sums);
     query_.add_gradients(parameters().value(probe_), d_query, t.query_sums);
-    b.gemm(Op::none, Op::transpose, 1, d_query, query_.kernel(), 1, parameters().gradient(probe_));
+    layer_product(b, Op::none, Op::transpose, d_query, query_.kernel(), 1,
+                  parameters().gradient(probe_));
   }
   AttentionShape shape(Index images) const {
     return {.images = images,

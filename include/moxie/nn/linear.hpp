@@ -3,6 +3,7 @@
 #include "moxie/nn/pass_state.hpp"
 #include "moxie/ops/activation.hpp"
 #include "moxie/ops/layer_norm.hpp"
+#include "moxie/ops/layer_product.hpp"
 
 namespace moxie {
 
@@ -70,7 +71,7 @@ class Linear {
 
   /// The parts, for layers that fuse a Linear with what stands beside it: y = x W.
   void multiply(ConstMatrix<B> x, Matrix<B> y) const {
-    backend().gemm(Op::none, Op::none, 1, x, parameters_->value(kernel_), 0, y);
+    layer_product(backend(), Op::none, Op::none, x, parameters_->value(kernel_), 0, y);
   }
   /// y = x W + b.
   void apply(ConstMatrix<B> x, Matrix<B> y) const {
@@ -83,14 +84,14 @@ class Linear {
   /// dW += x^T dy, db += column sums of dy.
   void add_gradients(ConstMatrix<B> x, ConstMatrix<B> dy, Scratch<B> sums) const {
     B& b = backend();
-    b.gemm(Op::transpose, Op::none, 1, x, dy, 1, parameters_->gradient(kernel_));
+    layer_product(b, Op::transpose, Op::none, x, dy, 1, parameters_->gradient(kernel_));
     if (has_bias_)
       b.column_sums(dy.rows, dy.cols, detail::ElementTerm<B>{dy},
                     parameters_->gradient_vector(bias_), sums);
   }
   /// dx = dy W^T.
   void input_gradient(ConstMatrix<B> dy, Matrix<B> dx) const {
-    backend().gemm(Op::none, Op::transpose, 1, dy, parameters_->value(kernel_), 0, dx);
+    layer_product(backend(), Op::none, Op::transpose, dy, parameters_->value(kernel_), 0, dx);
   }
   /// The scratch of add_gradients.
   Scratch<B> bind_sums(Arena<B>& arena, Index rows) const {

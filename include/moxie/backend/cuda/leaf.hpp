@@ -17,6 +17,7 @@
 #include "moxie/backend/cuda/error.hpp"
 #include "moxie/backend/cuda/memory.hpp"
 #include "moxie/backend/cuda/stream.hpp"
+#include "moxie/backend/device/bf16_experts.hpp"
 #include "moxie/backend/device/launch.hpp"
 #include "moxie/backend/device/portable.hpp"
 #include "moxie/core/error.hpp"
@@ -27,8 +28,14 @@ namespace moxie {
 struct CudaOptions {
   /// Where memory comes from, shared by as many backends as one likes; null: a CudaPool of its own.
   CudaMemoryResource* memory = nullptr;
-  /// Products of floats by tensor cores, whose factors have 10 bits of mantissa instead of 23.
+  /// Products of layers and of experts, of floats, by tensor cores whose factors have 10 bits of
+  /// mantissa instead of 23. Those of gates, routers and losses stay exact.
   bool tf32 = false;
+  /// Products of experts by factors of 8 bits of mantissa, with twice the rate of tf32.
+  Bf16Experts bf16_experts = Bf16Experts::never;
+  /// Lets cuBLASLt add the bias, and do Gelu, in products of experts with as many rows each
+  /// (PaddedDispatcher), where it can. Of floats and bf16.
+  bool fused_epilogues = false;
   /// Waits after everything that is enqueued, so that an error names what caused it. Slow, and no
   /// stream can be captured.
   bool sync_after_launch = false;
@@ -129,6 +136,12 @@ class CudaLeaf {
     synchronize();
   }
   void synchronize() { MOXIE_CUDA_TRY(cudaStreamSynchronize(stream_)); }
+  /// Is the stream being captured into a graph?
+  bool capturing() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    MOXIE_CUDA_TRY(cudaStreamIsCapturing(stream_, &status));
+    return status != cudaStreamCaptureStatusNone;
+  }
 
   /// See KernelLeaf.
   template <class... P>
@@ -181,13 +194,47 @@ class CudaLeaf {
   void gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a, Index lda,
                     Index stride_a, const T* b, Index ldb, Index stride_b, T beta, T* c, Index ldc,
                     Index stride_c, Index batch) {
+    blas_.gemm_strided(false, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta,
+                       c, ldc, stride_c, batch);
+    finish("gemm_strided");
+  }
+  /// The same of factors of bf16. See Bf16Leaf.
+  void gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, float alpha, const bf16* a,
+                    Index lda, Index stride_a, const bf16* b, Index ldb, Index stride_b, float beta,
+                    float* c, Index ldc, Index stride_c, Index batch) {
+    blas_.gemm_strided(false, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb, stride_b, beta,
+                       c, ldc, stride_c, batch);
+    finish("gemm_strided");
+  }
+  /// The same in tf32, if `options().tf32` is true. See RoundingLeaf.
+  template <class T>
+  void rounded_gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, T alpha, const T* a,
+                            Index lda, Index stride_a, const T* b, Index ldb, Index stride_b,
+                            T beta, T* c, Index ldc, Index stride_c, Index batch) {
     blas_.gemm_strided(options_.tf32, op_a, op_b, m, n, k, alpha, a, lda, stride_a, b, ldb,
                        stride_b, beta, c, ldc, stride_c, batch);
     finish("gemm_strided");
   }
+  /// See FusingLeaf.
+  template <class F>
+  bool fused_gemm_strided(Op op_a, Op op_b, Index m, Index n, Index k, const F* a, Index lda,
+                          Index stride_a, const F* b, Index ldb, Index stride_b, float* c,
+                          Index ldc, Index stride_c, Index batch, const StridedEnd<float>& end) {
+    if (!options_.fused_epilogues ||
+        !blas_.fused_strided(options_.tf32 && std::is_same_v<F, float>, op_a, op_b, m, n, k, a, lda,
+                             stride_a, b, ldb, stride_b, c, ldc, stride_c, batch, end)) {
+      return false;
+    }
+    finish("fused_gemm_strided");
+    return true;
+  }
+
+ protected:
+  detail::cuda::Blas& blas() noexcept { return blas_; }
 
  private:
-  static constexpr std::size_t free_shared_bytes = std::size_t{48} << 10U;
+  // What a kernel declares itself, 16 KiB at most, counts too: together, 48 KiB need no asking.
+  static constexpr std::size_t free_shared_bytes = std::size_t{32} << 10U;
   static constexpr std::size_t most_shared_bytes = std::size_t{163} << 10U;
 
   CudaLeaf(std::optional<CudaStream> own, cudaStream_t stream, CudaOptions options)

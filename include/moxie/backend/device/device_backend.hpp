@@ -87,7 +87,13 @@ class DeviceBackend : public detail::device::Twins<T, L> {
   void gemm(Op op_a, Op op_b, T alpha, ConstMatrix<DeviceBackend> a, ConstMatrix<DeviceBackend> b,
             T beta, Matrix<DeviceBackend> c) {
     require_product("gemm", op_a, op_b, a, b, c);
-    products(op_a, op_b, alpha, a, 0, b, 0, beta, c, 0, 1);
+    products<false>(op_a, op_b, alpha, a, 0, b, 0, beta, c, 0, 1);
+  }
+  /// gemm with alpha = 1, by factors that a RoundingLeaf may round: LayerProduct.
+  void rounded_gemm(Op op_a, Op op_b, ConstMatrix<DeviceBackend> a, ConstMatrix<DeviceBackend> b,
+                    T beta, Matrix<DeviceBackend> c) {
+    require_product("gemm", op_a, op_b, a, b, c);
+    products<true>(op_a, op_b, T(1), a, 0, b, 0, beta, c, 0, 1);
   }
 
   /// One call of the leaf where one distance describes images and heads together, else one for each
@@ -104,17 +110,17 @@ class DeviceBackend : public detail::device::Twins<T, L> {
     }
     const auto even = [heads](const auto& x) { return x.image_stride == heads * x.head_stride; };
     if (even(a) && even(b) && even(c)) {
-      products(op_a, op_b, alpha, a.first, a.head_stride, b.first, b.head_stride, beta, c.first,
-               c.head_stride, images * heads);
+      products<false>(op_a, op_b, alpha, a.first, a.head_stride, b.first, b.head_stride, beta,
+                      c.first, c.head_stride, images * heads);
     } else if (images <= heads) {
       for (Index i = 0; i < images; ++i) {
-        products(op_a, op_b, alpha, a(i, 0), a.head_stride, b(i, 0), b.head_stride, beta, c(i, 0),
-                 c.head_stride, heads);
+        products<false>(op_a, op_b, alpha, a(i, 0), a.head_stride, b(i, 0), b.head_stride, beta,
+                        c(i, 0), c.head_stride, heads);
       }
     } else {
       for (Index h = 0; h < heads; ++h) {
-        products(op_a, op_b, alpha, a(0, h), a.image_stride, b(0, h), b.image_stride, beta, c(0, h),
-                 c.image_stride, images);
+        products<false>(op_a, op_b, alpha, a(0, h), a.image_stride, b(0, h), b.image_stride, beta,
+                        c(0, h), c.image_stride, images);
       }
     }
   }
@@ -126,8 +132,9 @@ class DeviceBackend : public detail::device::Twins<T, L> {
     detail::device::require_grouped(rows, op, w, out);
     if (detail::device::even(rows)) {
       const Index height = w.rows / rows.experts();  // of an expert's matrix
-      products(Op::none, op, T(1), rows.x.top(rows.each), rows.each * rows.x.stride, w.top(height),
-               height * w.stride, T(0), out.top(rows.each), rows.each * out.stride, rows.experts());
+      products<true>(Op::none, op, T(1), rows.x.top(rows.each), rows.each * rows.x.stride,
+                     w.top(height), height * w.stride, T(0), out.top(rows.each),
+                     rows.each * out.stride, rows.experts());
       return;
     }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
@@ -145,9 +152,9 @@ class DeviceBackend : public detail::device::Twins<T, L> {
     detail::device::require_grouped_weights(rows, dy, dw);
     if (detail::device::even(rows) && detail::device::even(dy)) {
       const Index height = rows.x.cols;  // of an expert's matrix
-      products(Op::transpose, Op::none, T(1), rows.x.top(rows.each), rows.each * rows.x.stride,
-               dy.x.top(rows.each), rows.each * dy.x.stride, T(1), dw.top(height),
-               height * dw.stride, rows.experts());
+      products<true>(Op::transpose, Op::none, T(1), rows.x.top(rows.each),
+                     rows.each * rows.x.stride, dy.x.top(rows.each), rows.each * dy.x.stride, T(1),
+                     dw.top(height), height * dw.stride, rows.experts());
       return;
     }
     if constexpr (GroupedLeaf<L, DeviceBackend>) {
@@ -216,12 +223,21 @@ class DeviceBackend : public detail::device::Twins<T, L> {
   /// BLAS stores by columns: it sees the transposes of our matrices, and the transpose of a product
   /// is the product of the transposes in reverse order. So the operands change places, and nothing
   /// else changes.
+  template <bool may_round>
   void products(Op op_a, Op op_b, T alpha, ConstMatrix<DeviceBackend> a, Index stride_a,
                 ConstMatrix<DeviceBackend> b, Index stride_b, T beta, Matrix<DeviceBackend> c,
                 Index stride_c, Index count) {
     const Index inner = op_a == Op::none ? a.cols : a.rows;
-    leaf_.gemm_strided(op_b, op_a, c.cols, c.rows, inner, alpha, b.data, leading(b), stride_b,
-                       a.data, leading(a), stride_a, beta, c.data, leading(c), stride_c, count);
+    const T* const right = b.data;
+    const T* const left = a.data;
+    if constexpr (may_round && RoundingLeaf<L, T>) {
+      leaf_.rounded_gemm_strided(op_b, op_a, c.cols, c.rows, inner, alpha, right, leading(b),
+                                 stride_b, left, leading(a), stride_a, beta, c.data, leading(c),
+                                 stride_c, count);
+    } else {
+      leaf_.gemm_strided(op_b, op_a, c.cols, c.rows, inner, alpha, right, leading(b), stride_b,
+                         left, leading(a), stride_a, beta, c.data, leading(c), stride_c, count);
+    }
   }
 
   L leaf_;

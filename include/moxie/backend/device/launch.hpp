@@ -28,7 +28,8 @@ using AnyKernel = void (*)(const float*, float*, Index);
 ///   void launch(const Launch& shape, void (*kernel)(P...), std::type_identity_t<P>... arguments);
 ///
 /// Arguments are converted to the kernel's parameters, and copied. A launch without blocks does
-/// nothing. For more than 48 KiB of shared memory, launch asks the device as CUDA wants it.
+/// nothing. For more than 32 KiB of shared memory, launch asks the device as CUDA wants it; a
+/// kernel may declare 16 KiB more itself.
 /// @throws config_error if the shape is beyond the limits above.
 template <class L>
 concept KernelLeaf = requires(L& leaf, const Launch& shape, detail::device::AnyKernel kernel,

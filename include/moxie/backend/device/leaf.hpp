@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "moxie/core/bf16.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/core/view.hpp"
 
@@ -60,6 +61,40 @@ concept LeafProducts = requires(L& leaf, Op op, Index n, T scalar, const T* in, 
 
 template <class L, class T>
 concept Leaf = detail::LeafMemory<L> && detail::LeafAlgorithms<L> && detail::LeafProducts<L, T>;
+
+/// A leaf that multiplies faster by factors of fewer bits, if it is told to. `DeviceBackend` then
+/// asks so for the products of layers and of experts; all others stay exact. State it beside the leaf
+/// by static_assert, so that a changed signature cannot fall back in silence.
+template <class L, class T>
+concept RoundingLeaf = requires(L& leaf, Op op, Index n, T scalar, const T* in, T* out) {
+  // gemm_strided
+  leaf.rounded_gemm_strided(op, op, n, n, n, scalar, in, n, n, in, n, n, scalar, out, n, n, n);
+};
+
+/// What follows the sums of a strided product, stored by columns, before they are written: a bias,
+/// [m] for each of the batch, and then nothing or an activation.
+template <class T>
+struct StridedEnd {
+  const T* bias = nullptr;
+  Index bias_stride = 0;
+  bool gelu = false;  ///< Gelu, which is the tanh form
+  T* pre = nullptr;   ///< gets what the activation is applied to, stored as C is; null: nobody asks
+  Index pre_leading = 0;
+  Index pre_stride = 0;
+};
+
+/// A leaf whose library may do so with products to float, of factors of float or bf16.
+template <class L>
+concept FusingLeaf = requires(L& leaf, Op op, Index n, const float* in, const bf16* narrow,
+                              float* out, const StridedEnd<float>& end) {
+  // gemm_strided with alpha 1 and beta 0; false: it is not offered, and nothing was done
+  {
+    leaf.fused_gemm_strided(op, op, n, n, n, in, n, n, in, n, n, out, n, n, n, end)
+  } -> std::same_as<bool>;
+  {
+    leaf.fused_gemm_strided(op, op, n, n, n, narrow, n, n, narrow, n, n, out, n, n, n, end)
+  } -> std::same_as<bool>;
+};
 
 /// A leaf whose platform has grouped products of its own; `DeviceBackend` then uses them instead of
 /// its functors. Contracts: `grouped_gemm` and `grouped_gemm_weights` of `Backend`. State it beside

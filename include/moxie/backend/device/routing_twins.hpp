@@ -15,6 +15,7 @@
 #include "moxie/backend/device/kernels/sinkhorn_backward.hpp"
 #include "moxie/backend/device/kernels/softmax_top_k.hpp"
 #include "moxie/ops/gather_rows.hpp"
+#include "moxie/ops/padded_rows.hpp"
 #include "moxie/ops/softmax_top_k.hpp"
 
 namespace moxie {
@@ -133,6 +134,16 @@ class RoutingTwins {
                out);
     } else {
       by_teams(rows.rows, out.cols, gather_expert_rows<B, 1>, rows, out);
+    }
+  }
+  template <class B>
+  void run(const CopyPaddedRows&, const PaddedRows<B>& rows, MatrixView<const T, Space> from,
+           MatrixView<T, Space> to) {
+    if (packs(from) && packs(to)) {
+      by_teams(to.rows, to.cols / pack_width<T>, copy_padded_expert_rows<B, pack_width<T>>, rows,
+               from, to);
+    } else {
+      by_teams(to.rows, to.cols, copy_padded_expert_rows<B, 1>, rows, from, to);
     }
   }
 

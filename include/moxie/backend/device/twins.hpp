@@ -22,6 +22,8 @@ class Twins<T, L> : public RoutingTwins<T, L>, public NnTwins<T, L>, public Prod
   using RoutingTwins<T, L>::run;
   using NnTwins<T, L>::run;
   using ProductTwins<T, L>::run;
+  using NnTwins<T, L>::bind;
+  using ProductTwins<T, L>::bind;
 };
 #endif
 

@@ -8,6 +8,7 @@
 #include "moxie/backend/device/kernels/warp.hpp"
 #include "moxie/core/rows.hpp"
 #include "moxie/core/view.hpp"
+#include "moxie/ops/padded_rows.hpp"
 #include "moxie/ops/routed_rows.hpp"
 
 /// Rows of experts to tokens and back. Sums have a fixed order, so a result has the same bits in
@@ -101,6 +102,29 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
     MOXIE_UNROLL
     for (int i = 0; i < Width; ++i) pack.value[i] = factor * pack.value[i];
     store_pack(out.row(r) + c, pack);
+  }
+}
+
+/// copy_padded_rows, threads as in combine_token_rows.
+template <class B, int Width>
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
+    copy_padded_expert_rows(PaddedRows<B> rows, ConstMatrix<B> from, Matrix<B> to, int team) {
+  using T = typename B::Scalar;
+  const int thread = static_cast<int>(threadIdx.x);
+  const Index teams = static_cast<int>(blockDim.x) / team;
+  const Index q = Index{blockIdx.x} * teams + thread / team;
+  if (q >= to.rows) return;
+  const Index r = rows.of(q);
+  const T* source = r < 0 ? nullptr : from.row(rows.token[r]);
+  const T factor = r < 0 ? T(0) : rows.factor(r);
+  for (Index c = Index{thread % team} * Width; c < to.cols; c += Index{team} * Width) {
+    Pack<T, Width> pack{};
+    if (source != nullptr) {
+      pack = load_pack<Width>(source + c);
+      MOXIE_UNROLL
+      for (int i = 0; i < Width; ++i) pack.value[i] = factor * pack.value[i];
+    }
+    store_pack(to.row(q) + c, pack);
   }
 }
 
