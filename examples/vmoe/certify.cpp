@@ -84,7 +84,7 @@ json certify(const CertifyRequest& request) {
   const ModelPlan plan =
       plan_model(info.options, info.image, static_cast<Index>(info.classes.size()));
   moxie::ThreadPool pool(1);
-  Backend backend(pool);
+  Backend backend = make_backend(pool, info.options);
   json out;
   if (info.options.model == "image_moe") {
     out = certify_image_moe(backend, file, info, plan,

@@ -7,6 +7,7 @@
 #include "data/batch.hpp"
 #include "image_certificate.hpp"
 #include "image_moe.hpp"
+#include "mirror.hpp"
 #include "moxie/robust/alpha_sweep.hpp"
 #include "moxie/train/warm_start.hpp"
 #include "pixel_model.hpp"
@@ -105,7 +106,7 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const CheckpointInfo& info = checkpoints.back().info;
   const auto classes = static_cast<Index>(info.classes.size());
   moxie::ThreadPool pool(thread_count(request.threads));
-  Backend backend(pool);
+  Backend backend = make_backend(pool, options);
   const ModelPlan plan = plan_model(options, info.image, classes);
   const Dual parts = make_dual(backend, options, plan);
   load(backend, checkpoints, classes, parts);
@@ -122,11 +123,13 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const Batches batches(images, classes, {zeros, ones}, {.batch_size = images_at_a_time},
                         Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
-  std::vector<float> x(to_size(images_at_a_time * batches.row_values()));
-  std::vector<std::int32_t> y(to_size(images_at_a_time));
+  Mirror<float> x(backend, images_at_a_time * batches.row_values());
+  Mirror<std::int32_t> y(backend, images_at_a_time);
   for (Index b = 0; b < batches.per_epoch(); ++b) {
     const Index n = batches.rows(b);
-    batches.fill(epoch, b, {.images = x, .labels = y});
+    batches.fill(epoch, b, {.images = x.host, .labels = y.host});
+    x.send(n * batches.row_values());
+    y.send(n);
     sweep.add({.x = {x.data(), n, batches.row_values()},
                .y = {y.data(), n},
                .seed = request.seed,
