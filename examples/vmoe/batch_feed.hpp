@@ -18,7 +18,7 @@ namespace vmoe {
 class BatchFeed {
  public:
   struct Batch {
-    moxie::ConstMatrix<Backend> inputs;    ///< [rows, row_values], at least as many rows as the batch has
+    moxie::ConstMatrix<Backend> inputs;    ///< [rows, row_values]: all that there is room for
     moxie::ConstMatrix<Backend> targets;   ///< [rows, classes]
     moxie::ConstIntMatrix<Backend> pairs;  ///< [N, 2] what Pass::pairs takes, with two views
     std::span<const std::int32_t> labels;  ///< on the host

@@ -47,7 +47,8 @@ Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualReque
       moxie::throw_config(dual_command, ": '", c.file.string(),
                           "' is no mixture of whole networks (--model image_moe)");
   options.dual_space = space_of(request.space, options);
-  if (!request.radii.empty()) options.tf32 = false;  // a certificate's scores are as good as floats are
+  // A certificate's scores are as good as floats are.
+  if (!request.radii.empty()) options.tf32 = false;
   if (checkpoints.size() > 1) {
     if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
       moxie::throw_config(dual_command, ": the two models normalise images differently, expected models "

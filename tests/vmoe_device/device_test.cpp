@@ -134,7 +134,8 @@ TEST_CASE("what is made of a checkpoint does not depend on the backend") {
                          "--eps",   "0.2",   "--n",      "6",    "--batch", "4",
                          "--report", folder / "attack.html"};
   const json broken = figures(attack, on_device), as = figures(attack, on_cpu);
-  for (const char* key : {"sa", "ra", "broken", "routing_change"}) CHECK(broken.at(key) == as.at(key));
+  for (const char* key : {"sa", "ra", "broken", "routing_change"})
+    CHECK(broken.at(key) == as.at(key));
   CHECK(broken.at("parts").at("ra_e") == as.at("parts").at("ra_e"));
 
   CHECK(figures({"certify", trained}, on_device) == figures({"certify", trained}, on_cpu));
@@ -159,7 +160,8 @@ TEST_CASE("robust training, dual models and upcycling run on a device") {
     CHECK(metrics(own, "final").front().at("robust").at("sa") ==
           near(metrics(cpu, "final").front().at("robust").at("sa"), 0.2));
   }
-  const Arguments sweep{"dual", cpu, "--n", "4", "--steps", "1", "--alphas", "0.7", "--radii", "0.01"};
+  const Arguments sweep{"dual",     cpu,   "--n",     "4",   "--steps", "1",
+                        "--alphas", "0.7", "--radii", "0.01"};
   CHECK(figures(sweep, on_device).at("points") == figures(sweep, on_cpu).at("points"));
 
   const fs::path dense = folder / "dense", grown = folder / "grown";
