@@ -53,7 +53,8 @@ Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualReque
     if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
       moxie::throw_config(dual_command, ": the two models normalise images differently, expected models "
                                "that were trained on the same images");
-    require_same_network(dual_command, options, "'" + checkpoints[1].file.string() + "'",
+    require_same_network(dual_command, options,
+                         moxie::detail::message("'", checkpoints[1].file.string(), "'"),
                          checkpoints[0].info.options, checkpoints[0].file);
     options.objective = "jtdmoe";
     options.alpha = request.alpha;
