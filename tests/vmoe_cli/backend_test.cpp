@@ -24,7 +24,7 @@ TEST_CASE("a backend that is not built is a mistake of usage that says how to bu
 TEST_CASE("an unknown backend is refused with the nearest") {
   const Ending ending = run({"eval", "x", "--backend", "cudo"});
   CHECK(ending.code == 2);
-  CHECK(ending.err == Containing("unknown backend 'cudo'; did you mean 'cuda'?"));
+  CHECK(ending.err == Containing("there is no backend 'cudo' (did you mean 'cuda'?)"));
 }
 
 TEST_CASE("the program of another backend that lies beside takes over with the same arguments") {
