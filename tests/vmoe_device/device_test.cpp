@@ -63,17 +63,21 @@ const Arguments six_steps{"--epochs", "1",       "--log-every", "1", "--checkpoi
 TEST_CASE("a run on a device takes the steps of one on the CPU") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
-  const std::pair<std::string, Arguments> recipes[] = {
+  struct Recipe {
+    std::string name;
+    Arguments options;
+  };
+  const Recipe recipes[] = {
       {"usual", {}},
       {"other",
        {"--optimizer", "sgd", "--learning-rate", "0.05", "--mixup", "0.2", "--loss", "sigmoid",
         "--group-images", "8", "--router", "softmax_expert_choice"}},
       {"pairs", {"--prc", "0.1", "--batch", "4", "--epochs", "0.5"}}};
-  for (const auto& [name, options] : recipes) {
-    CAPTURE(name);
-    const fs::path cpu = folder / ("cpu_" + name), own = folder / name;
-    succeed(train(data, cpu) + six_steps + options, on_cpu);
-    succeed(train(data, own) + six_steps + options, on_device);
+  for (const Recipe& recipe : recipes) {
+    CAPTURE(recipe.name);
+    const fs::path cpu = folder / ("cpu_" + recipe.name), own = folder / recipe.name;
+    succeed(train(data, cpu) + six_steps + recipe.options, on_cpu);
+    succeed(train(data, own) + six_steps + recipe.options, on_device);
     compare_runs(own, cpu);
     CHECK(config_of(cpu).at("backend") == "cpu");
     CHECK(config_of(own).at("backend") != "cpu");
@@ -97,12 +101,12 @@ TEST_CASE("a run goes on where another backend left it") {
   succeed(train(data, whole) + six_steps, on_cpu);
 
   const fs::path from_cpu = folder / "from_cpu", from_device = folder / "from_device";
-  for (const auto& [moved, first, second] :
-       {std::tuple(from_cpu, on_cpu, on_device), std::tuple(from_device, on_device, on_cpu)}) {
-    CAPTURE(moved.string());
-    succeed(train(data, moved) + six_steps, first);
+  for (const bool begins_on_cpu : {true, false}) {
+    CAPTURE(begins_on_cpu);
+    const fs::path& moved = begins_on_cpu ? from_cpu : from_device;
+    succeed(train(data, moved) + six_steps, begins_on_cpu ? on_cpu : on_device);
     forget_after(moved, "00000003");
-    succeed({"train", "--resume", moved}, second);
+    succeed({"train", "--resume", moved}, begins_on_cpu ? on_device : on_cpu);
     compare_runs(moved, whole);
   }
   CHECK(config_of(from_cpu).at("backend") == "cpu");
