@@ -9,7 +9,9 @@
 #include <optional>
 
 #include "attack_pictures.hpp"
+#include "attacker.hpp"
 #include "interrupt.hpp"
+#include "mirror.hpp"
 #include "moxie/routing/routing_change.hpp"
 #include "part_accuracy.hpp"
 #include "progress.hpp"
@@ -32,11 +34,13 @@ class Comparison {
   Comparison(Index classes, std::size_t layers)
       : clean_(classes), attacked_(classes), count_(to_size(classes)), change_(layers) {}
 
+  /// `labels`: those of y, on the host.
   void add_margins(Backend& backend, moxie::ConstMatrix<Backend> clean,
-                   moxie::ConstMatrix<Backend> attacked, moxie::ConstIntVector<Backend> y) {
+                   moxie::ConstMatrix<Backend> attacked, moxie::ConstIntVector<Backend> y,
+                   const std::vector<std::int32_t>& labels) {
     clean_.add(backend, clean, y);
     attacked_.add(backend, attacked, y);
-    for (Index i = 0; i < y.size; ++i) ++count_[to_size(y[i])];
+    for (Index i = 0; i < y.size; ++i) ++count_[to_size(labels[to_size(i)])];
   }
   /// Of one image whose tokens are [first, first + tokens) of the layers.
   void add_routes(const std::vector<moxie::TokenExperts>& before,
@@ -94,16 +98,17 @@ class Run {
         plan_(plan_model(options_, checkpoint_.info.image,
                          static_cast<Index>(checkpoint_.info.classes.size()))),
         pool_(thread_count(request.threads)),
-        backend_(pool_),
+        backend_(make_backend(pool_, options_)),
         model_(make_model(backend_, options_, plan_)),
         pixels_(model_, checkpoint_.info.normalization, checkpoint_.info.image,
                 [this](Index images) { watch(images); }),
         batch_(std::min(request.batch, sample_.images.count)),
-        x_(to_size(batch_ * pixels_.input_width())),
-        x_adv_(x_.size()),
-        standing_(to_size(batch_)),
-        clean_(to_size(batch_ * plan_.vit.classes)),
-        attacked_(clean_.size()),
+        x_(backend_, batch_ * pixels_.input_width()),
+        x_adv_(backend_, batch_ * pixels_.input_width()),
+        y_(backend_, batch_),
+        standing_(backend_, batch_),
+        clean_(backend_, batch_ * plan_.vit.classes),
+        attacked_(backend_, batch_ * plan_.vit.classes),
         progress_(::isatty(STDOUT_FILENO) != 0) {
     moxie::load_checkpoint(checkpoint_.file, model_.parameters());
   }
@@ -129,7 +134,7 @@ class Run {
         fill(done_, n);
         at_work_ = n;
         const Attacker::Batch batch{.x = {x_.data(), n, pixels_.input_width()},
-                                    .y = {images.labels.data() + done_, n},
+                                    .y = {y_.data(), n},
                                     .seed = request_.seed,
                                     .first_image = done_};
         const moxie::RobustCount count = attacker_->run(
@@ -199,8 +204,13 @@ class Run {
 
   void fill(Index first, Index n) {
     const std::uint8_t* from = sample_.images.image(first);
-    for (std::size_t v = 0; v < to_size(n * pixels_.input_width()); ++v)
-      x_adv_[v] = x_[v] = static_cast<float>(from[v] / 255.0);
+    const Index values = n * pixels_.input_width();
+    for (std::size_t v = 0; v < to_size(values); ++v)
+      x_adv_.host[v] = x_.host[v] = static_cast<float>(from[v] / 255.0);
+    std::copy_n(sample_.images.labels.begin() + first, n, y_.host.begin());
+    x_.send(values);
+    x_adv_.send(values);
+    y_.send(n);
   }
   /// What the model makes of the clean images and of those that were found.
   void compare(const Attacker::Batch& batch, Comparison& comparison, AttackPictures& pictures,
@@ -214,20 +224,25 @@ class Run {
     attacker_->visit(before);
     attacker_->scores({x_adv_.data(), n, batch.x.cols}, attacked);
     attacker_->visit(after);
-    comparison.add_margins(backend_, clean, attacked, batch.y);
+    comparison.add_margins(backend_, clean, attacked, batch.y, y_.host);
+    clean_.receive(n * classes);
+    attacked_.receive(n * classes);
+    x_adv_.receive(n * batch.x.cols);
+    standing_.receive(n);
     const Index tokens = plan_.vit.tokens();
     for (Index i = 0; i < n; ++i) {
-      const float* scores = clean.row(i);
-      const bool right = std::max_element(scores, scores + classes) - scores == batch.y[i];
-      if (!right || standing_[to_size(i)] != 0) continue;
+      const float* scores = clean_.host.data() + i * classes;
+      const std::int32_t label = y_.host[to_size(i)];
+      const bool right = std::max_element(scores, scores + classes) - scores == label;
+      if (!right || standing_.host[to_size(i)] != 0) continue;
       broken.push_back(sample_.numbers[to_size(done_ + i)]);
       comparison.add_routes(before.layers, after.layers, i * tokens, tokens);
       pictures.add({.number = sample_.numbers[to_size(done_ + i)],
-                    .label = batch.y[i],
-                    .clean = x_.data() + i * batch.x.cols,
-                    .attacked = x_adv_.data() + i * batch.x.cols,
-                    .clean_scores = clean.row(i),
-                    .attacked_scores = attacked.row(i),
+                    .label = label,
+                    .clean = x_.host.data() + i * batch.x.cols,
+                    .attacked = x_adv_.host.data() + i * batch.x.cols,
+                    .clean_scores = scores,
+                    .attacked_scores = attacked_.host.data() + i * classes,
                     .before = before.layers,
                     .after = after.layers,
                     .first_token = i * tokens});
@@ -300,9 +315,9 @@ class Run {
   Model model_;
   PixelModel pixels_;
   Index batch_;
-  std::vector<float> x_, x_adv_;
-  std::vector<std::int32_t> standing_;
-  std::vector<float> clean_, attacked_;
+  Mirror<float> x_, x_adv_;
+  Mirror<std::int32_t> y_, standing_;
+  Mirror<float> clean_, attacked_;
   Progress progress_;
   std::unique_ptr<Attacker> attacker_;
   moxie::RobustCount total_;

@@ -4,7 +4,9 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "attacker.hpp"
+#include "attack_choice.hpp"
+#include "moxie/core/view.hpp"
+#include "moxie/robust/metrics.hpp"
 
 namespace vmoe {
 
@@ -14,11 +16,11 @@ struct AttackRequest {
   std::string data;                  ///< empty: what the model was trained beside
   AttackChoice attack{};
   moxie::PartMode definition = moxie::PartMode::isolated;  ///< of RA-E and RA-R
-  Index images = 1000;     ///< of the test images, drawn by the seed; 0: all
+  moxie::Index images = 1000;     ///< of the test images, drawn by the seed; 0: all
   std::uint64_t seed = 0;  ///< of images and attacks
-  Index batch = 64;        ///< images that are attacked together; no influence on the result
-  Index threads = 0;
-  Index pictures = 0;  ///< of points that fell, for a report
+  moxie::Index batch = 64;        ///< images that are attacked together; no influence on the result
+  moxie::Index threads = 0;
+  moxie::Index pictures = 0;  ///< of points that fell, for a report
 };
 
 struct AttackResult {

@@ -84,7 +84,9 @@ json certify(const CertifyRequest& request) {
   const ModelPlan plan =
       plan_model(info.options, info.image, static_cast<Index>(info.classes.size()));
   moxie::ThreadPool pool(1);
-  Backend backend(pool);
+  Options exact = info.options;
+  exact.tf32 = false;  // a certificate's scores are as good as floats are
+  Backend backend = make_backend(pool, exact);
   json out;
   if (info.options.model == "image_moe") {
     out = certify_image_moe(backend, file, info, plan,

@@ -4,6 +4,8 @@
 #include <cstdio>
 
 #include "commands/exit.hpp"
+#include "commands/flags.hpp"
+#include "hand_over.hpp"
 #include "moxie/core/error.hpp"
 #include "moxie/runtime/unknown_name.hpp"
 #include "moxie/version.hpp"
@@ -57,14 +59,22 @@ std::vector<std::string> flags_of(const CLI::App& app) {
 
 }  // namespace
 
-int run_command_line(const Commands& commands, int argc, char** argv) {
+int run_command_line(const Commands& commands, const std::string& backend, int argc, char** argv) {
   CLI::App app{"vmoe: trains and evaluates vision mixtures of experts with moxie", "vmoe"};
   app.formatter(std::make_shared<Formatter>());
   app.set_version_flag("--version", std::string(moxie::version));
   app.require_subcommand(0, 1);
   app.allow_extras();
-  for (const auto& command : commands)
-    command->add(*app.add_subcommand(command->name(), command->description()));
+  std::string wanted = backend;
+  const auto add_backend = [&](CLI::App& to) {
+    add_text(to, "--backend", wanted, "NAME", "what computes: cpu, or cuda (a GPU)", backend);
+  };
+  add_backend(app);
+  for (const auto& command : commands) {
+    CLI::App& own = *app.add_subcommand(command->name(), command->description());
+    command->add(own);
+    add_backend(own);
+  }
   // Last, for commands take over what the program has.
   app.footer("vmoe COMMAND --help lists what a command takes.");
   try {
@@ -82,6 +92,7 @@ int run_command_line(const Commands& commands, int argc, char** argv) {
     const CLI::App& chosen = *app.get_subcommand(command->name());
     if (!chosen.parsed()) continue;
     refuse_extras(chosen, "argument", flags_of(chosen));
+    if (wanted != backend) hand_over(wanted, argv);
     return command->run();
   }
   refuse_no_command(app, commands);

@@ -7,6 +7,7 @@
 #include "data/batch.hpp"
 #include "image_certificate.hpp"
 #include "image_moe.hpp"
+#include "mirror.hpp"
 #include "moxie/robust/alpha_sweep.hpp"
 #include "moxie/train/warm_start.hpp"
 #include "pixel_model.hpp"
@@ -46,11 +47,14 @@ Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualReque
       moxie::throw_config(dual_command, ": '", c.file.string(),
                           "' is no mixture of whole networks (--model image_moe)");
   options.dual_space = space_of(request.space, options);
+  // A certificate's scores are as good as floats are.
+  if (!request.radii.empty()) options.tf32 = false;
   if (checkpoints.size() > 1) {
     if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
       moxie::throw_config(dual_command, ": the two models normalise images differently, expected models "
                                "that were trained on the same images");
-    require_same_network(dual_command, options, "'" + checkpoints[1].file.string() + "'",
+    require_same_network(dual_command, options,
+                         moxie::detail::message("'", checkpoints[1].file.string(), "'"),
                          checkpoints[0].info.options, checkpoints[0].file);
     options.objective = "jtdmoe";
     options.alpha = request.alpha;
@@ -105,7 +109,7 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const CheckpointInfo& info = checkpoints.back().info;
   const auto classes = static_cast<Index>(info.classes.size());
   moxie::ThreadPool pool(thread_count(request.threads));
-  Backend backend(pool);
+  Backend backend = make_backend(pool, options);
   const ModelPlan plan = plan_model(options, info.image, classes);
   const Dual parts = make_dual(backend, options, plan);
   load(backend, checkpoints, classes, parts);
@@ -122,11 +126,13 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   const Batches batches(images, classes, {zeros, ones}, {.batch_size = images_at_a_time},
                         Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
-  std::vector<float> x(to_size(images_at_a_time * batches.row_values()));
-  std::vector<std::int32_t> y(to_size(images_at_a_time));
+  Mirror<float> x(backend, images_at_a_time * batches.row_values());
+  Mirror<std::int32_t> y(backend, images_at_a_time);
   for (Index b = 0; b < batches.per_epoch(); ++b) {
     const Index n = batches.rows(b);
-    batches.fill(epoch, b, {.images = x, .labels = y});
+    batches.fill(epoch, b, {.images = x.host, .labels = y.host});
+    x.send(n * batches.row_values());
+    y.send(n);
     sweep.add({.x = {x.data(), n, batches.row_values()},
                .y = {y.data(), n},
                .seed = request.seed,

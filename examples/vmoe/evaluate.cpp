@@ -21,10 +21,11 @@ nlohmann::json evaluate(const std::filesystem::path& checkpoint, const std::stri
   fit_test_images("vmoe eval", info, data);
   const ModelPlan plan = plan_model(options, info.image, static_cast<Index>(info.classes.size()));
   moxie::ThreadPool pool(thread_count(threads));
-  Backend backend(pool);
+  Backend backend = make_backend(pool, options);
   const Model model = make_model(backend, options, plan);
   moxie::load_checkpoint(file, model.parameters());
-  Evaluator evaluator(model, plan, options.loss == "sigmoid", options.group_images, options.batch);
+  Evaluator evaluator(model, pool, plan, options.loss == "sigmoid", options.group_images,
+                      options.batch);
   Evaluation e;
   if (routes.empty()) {
     evaluator.run(data.test, info.normalization, e);

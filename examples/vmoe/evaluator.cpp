@@ -3,47 +3,61 @@
 #include <algorithm>
 #include <cmath>
 
+#include "batch_feed.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/cross_entropy.hpp"
 
 namespace vmoe {
 
-Evaluator::Evaluator(const Model& model, const ModelPlan& plan, bool sigmoid, Index group_images,
-                     Index batch)
+Evaluator::Evaluator(const Model& model, moxie::Executor& threads, const ModelPlan& plan,
+                     bool sigmoid, Index group_images, Index batch)
     : model_(model),
+      threads_(threads),
       tokens_(plan.vit.tokens()),
       channels_(plan.vit.channels),
       group_(group_images),
       batch_((batch + group_images - 1) / group_images * group_images),
       classes_(plan.vit.classes),
       sigmoid_(sigmoid),
-      memory_(model.parameters().backend(),
-              moxie::tape_bytes(model, batch_, moxie::Gradients::none)),
-      telemetry_(model.parameters().backend()),
-      scores_(to_size(batch_ * classes_)),
-      targets_(scores_.size()),
-      losses_(to_size(batch_)),
-      mask_(to_size(batch_ * tokens_)) {
+      memory_(backend(), moxie::tape_bytes(model, batch_, moxie::Gradients::none)),
+      telemetry_(backend()),
+      scores_(backend(), batch_ * classes_),
+      losses_(backend(), batch_),
+      mask_(backend(), batch_ * tokens_) {
   moxie::Arena<Backend> arena(moxie::Gradients::none, memory_.data(), memory_.bytes());
   model_.bind(arena, batch_, tape_);
 }
 
-const std::vector<float>& Evaluator::scores(const std::vector<float>& inputs, Index images) {
+moxie::Matrix<Backend> Evaluator::forward(moxie::ConstMatrix<Backend> inputs, Index images) {
   const Index whole = (images + group_ - 1) / group_ * group_;
   moxie::Pass<Backend> pass{.mode = moxie::Mode::eval, .gradients = moxie::Gradients::none};
   if (whole != images) {
-    std::fill(mask_.begin(), mask_.end(), 0);
-    std::fill(mask_.begin(), mask_.begin() + images * tokens_, 1);
+    if (masked_ != images) {
+      std::fill(mask_.host.begin(), mask_.host.end(), 0);
+      std::fill(mask_.host.begin(), mask_.host.begin() + images * tokens_, 1);
+      mask_.send(batch_ * tokens_);
+      masked_ = images;
+    }
     pass.mask = {mask_.data(), whole * tokens_};
   }
-  model_.forward({inputs.data(), whole, model_.input_width()}, {scores_.data(), whole, classes_},
-                 tape_, pass);
-  return scores_;
+  const moxie::Matrix<Backend> scores(scores_.data(), whole, classes_);
+  model_.forward(inputs.top(whole), scores, tape_, pass);
+  return scores.top(images);
+}
+
+const std::vector<float>& Evaluator::scores(const std::vector<float>& inputs, Index images) {
+  const Index width = model_.input_width();
+  if (!inputs_) inputs_.emplace(backend(), batch_ * width);
+  const Index count = std::min(static_cast<Index>(inputs.size()), batch_ * width);
+  backend().copy_from_host(inputs_->data(), inputs.data(), to_size(count) * sizeof(float));
+  forward({inputs_->data(), batch_, width}, images);
+  scores_.receive(images * classes_);
+  return scores_.host;
 }
 
 /// Those of the last batch, without the images that fill its last group.
 void Evaluator::append_routes(Index images, std::vector<moxie::HostRoutes<float>>& all) {
-  moxie::RouteRecorder<Backend> recorder(model_.parameters().backend());
+  moxie::RouteRecorder<Backend> recorder(backend());
   visit(recorder);
   all.resize(recorder.routes.size());
   for (std::size_t layer = 0; layer < all.size(); ++layer) {
@@ -63,39 +77,34 @@ void Evaluator::run(const ImageSet& set, const Normalization& normalization, Eva
   result = {};
   if (routes != nullptr) routes->clear();
   telemetry_.reset();
-  Backend& backend = model_.parameters().backend();
   const Batches batches(set, classes_, normalization,
                         {.batch_size = batch_, .model_channels = channels_},
                         Batches::Use::evaluate);
-  const Batches::Epoch epoch = batches.epoch(0);
-  std::vector<float> inputs(to_size(batch_ * model_.input_width()));
-  std::vector<std::int32_t> labels(to_size(batch_));
+  BatchFeed feed(backend(), threads_, batches, batch_, classes_);
   double loss = 0;
   double correct = 0;
   Index seen = 0;
   for (Index b = 0; b < batches.per_epoch(); ++b) {
     const Index images = batches.rows(b);
-    const BatchBuffers buffers{.images = inputs, .targets = targets_, .labels = labels};
-    const Index parts = std::min<Index>(backend.workers(), images);
-    backend.parallel(parts, [&](Index part, int) {
-      batches.fill(epoch, b, images * part / parts, images * (part + 1) / parts, buffers);
-    });
-    scores(inputs, images);
+    const BatchFeed::Batch batch = feed.take(static_cast<std::uint64_t>(b));
+    if (b + 1 < batches.per_epoch()) feed.start(static_cast<std::uint64_t>(b + 1));
+    const moxie::ConstMatrix<Backend> scores = forward(batch.inputs, images);
     telemetry_.begin_pass();
     visit(telemetry_);
     if (routes != nullptr) append_routes(images, *routes);
-    const moxie::ConstMatrix<Backend> own{scores_.data(), images, classes_};
-    const moxie::ConstMatrix<Backend> targets{targets_.data(), images, classes_};
+    const moxie::ConstMatrix<Backend> targets = batch.targets.top(images);
     const moxie::Vector<Backend> losses{losses_.data(), images};
     if (sigmoid_) {
-      moxie::sigmoid_cross_entropy(backend, own, targets, losses, {});
+      moxie::sigmoid_cross_entropy(backend(), scores, targets, losses, {});
     } else {
-      moxie::softmax_cross_entropy(backend, own, targets, losses, {});
+      moxie::softmax_cross_entropy(backend(), scores, targets, losses, {});
     }
+    losses_.receive(images);
+    scores_.receive(images * classes_);
     for (Index i = 0; i < images; ++i) {
-      loss += static_cast<double>(losses_[to_size(i)]);
-      const float* row = scores_.data() + i * classes_;
-      if (std::max_element(row, row + classes_) - row == labels[to_size(i)]) correct += 1;
+      loss += static_cast<double>(losses_.host[to_size(i)]);
+      const float* row = scores_.host.data() + i * classes_;
+      if (std::max_element(row, row + classes_) - row == batch.labels[to_size(i)]) correct += 1;
     }
     seen += images;
   }

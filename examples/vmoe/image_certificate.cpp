@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "data/batch.hpp"
+#include "mirror.hpp"
 #include "moxie/io/checkpoint.hpp"
 #include "moxie/layer/tape.hpp"
 #include "robust_options.hpp"
@@ -19,8 +20,14 @@ using moxie::MixtureConstants;
 
 class ReadLogits final : public moxie::RoutingVisitor<Backend> {
  public:
-  void sparse(const moxie::SparseRouting<Backend>& r) override { routing = &r; }
-  const moxie::SparseRouting<Backend>* routing = nullptr;
+  explicit ReadLogits(Backend& backend) : backend_(backend) {}
+  void sparse(const moxie::SparseRouting<Backend>& r) override {
+    logits = to_host(backend_, r.logits);
+  }
+  std::vector<float> logits;  // [images, experts]
+
+ private:
+  Backend& backend_;
 };
 
 Index best_of(const std::vector<double>& v) {
@@ -183,7 +190,8 @@ void ImageCertificates::add(const Model& part, const std::string& at, const Chec
                         {.batch_size = at_a_time, .model_channels = plan.vit.channels},
                         Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
-  std::vector<float> x(to_size(at_a_time * part.input_width())), z(to_size(at_a_time * classes));
+  Backend& backend = part.parameters().backend();
+  Mirror<float> x(backend, at_a_time * part.input_width()), z(backend, at_a_time * classes);
   std::vector<std::int32_t> y(to_size(at_a_time));
   auto tape = moxie::make_tape(part, at_a_time, moxie::Gradients::none);
   const std::vector<moxie::Routes<Backend>> best{
@@ -192,16 +200,18 @@ void ImageCertificates::add(const Model& part, const std::string& at, const Chec
   labels_.clear();
   for (Index b = 0; b < batches.per_epoch(); ++b) {
     const Index n = batches.rows(b);
-    batches.fill(epoch, b, {.images = x, .labels = y});
+    batches.fill(epoch, b, {.images = x.host, .labels = y});
+    x.send(n * part.input_width());
     const moxie::Pass<Backend> pass{.mode = moxie::Mode::eval, .gradients = moxie::Gradients::none};
     part.forward({x.data(), n, part.input_width()}, {z.data(), n, classes}, tape, pass.with(best));
-    ReadLogits read;
+    z.receive(n * classes);
+    ReadLogits read(backend);
     part.visit_routing(tape, read);
     for (Index i = 0; i < n; ++i) {
-      const float* logit = read.routing->logits.row(i);
+      const float* score = z.host.data() + i * classes;
+      const float* logit = read.logits.data() + i * experts;
       views.push_back(view_of(bounds, o.renormalize,
-                              {z.data() + i * classes, z.data() + (i + 1) * classes},
-                              {logit, logit + experts}));
+                              {score, score + classes}, {logit, logit + experts}));
       labels_.push_back(y[to_size(i)]);
     }
   }

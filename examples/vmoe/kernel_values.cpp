@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "mirror.hpp"
+
 namespace vmoe {
 
 std::vector<KernelValues> kernels_of(const Model& model, const std::string& name) {
@@ -12,8 +14,9 @@ std::vector<KernelValues> kernels_of(const Model& model, const std::string& name
     const Index size = entry.size() / count;
     std::vector<KernelValues> out;
     for (Index e = 0; e < count; ++e) {
-      const float* from = parameters.values().data + entry.offset + e * size;
-      out.push_back({entry.rows() / count, entry.cols(), {from, from + size}});
+      const std::vector<float> own =
+          to_host(parameters.backend(), parameters.values().middle(entry.offset + e * size, size));
+      out.push_back({entry.rows() / count, entry.cols(), {own.begin(), own.end()}});
     }
     return out;
   }

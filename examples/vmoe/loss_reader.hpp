@@ -10,11 +10,12 @@
 
 namespace vmoe {
 
-/// Adds up the losses of each regularizer over the MoE layers that it visits.
+/// Adds up the losses of each regularizer over the MoE layers that it visits. Blocks.
 class LossReader final : public moxie::RoutingVisitor<Backend> {
  public:
   /// `prefix` stands before the names.
-  explicit LossReader(std::string prefix = {}) : prefix_(std::move(prefix)) {}
+  explicit LossReader(Backend& backend, std::string prefix = {})
+      : backend_(backend), prefix_(std::move(prefix)) {}
 
   void loss_parts(std::span<const std::string_view> names,
                   moxie::ConstVector<Backend> values) override;
@@ -22,6 +23,7 @@ class LossReader final : public moxie::RoutingVisitor<Backend> {
   LossSums sums;
 
  private:
+  Backend& backend_;
   std::string prefix_;
 };
 

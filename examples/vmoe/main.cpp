@@ -5,12 +5,13 @@
 #include "command_line.hpp"
 #include "commands/exit.hpp"
 #include "moxie/core/error.hpp"
+#include "trainer.hpp"
 
 int main(int argc, char** argv) {
   // A file that grows beyond a limit (ulimit -f) is an error like a full disk, not the end.
   std::signal(SIGXFSZ, SIG_IGN);
   try {
-    return vmoe::run_command_line(vmoe::all_commands(), argc, argv);
+    return vmoe::run_command_line(vmoe::all_commands(), vmoe::program_backend(), argc, argv);
   } catch (const moxie::config_error& e) {
     std::fprintf(stderr, "error: %s\n(vmoe --help and vmoe train --help list what there is)\n",
                  e.what());

@@ -4,8 +4,8 @@
 #include <optional>
 #include <vector>
 
+#include "backend.hpp"
 #include "data/image_set.hpp"
-#include "kernels.hpp"
 #include "moxie/layer/any_layer.hpp"
 #include "moxie/nn/residual_network.hpp"
 #include "moxie/nn/vit_config.hpp"
@@ -13,7 +13,6 @@
 
 namespace vmoe {
 
-using Backend = moxie::CpuBackend<float>;
 using Model = moxie::AnyLayer<Backend>;
 
 /// What the options make of a model for images of this shape: a vision transformer, or a mixture of

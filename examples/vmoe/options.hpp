@@ -121,6 +121,7 @@ struct Options {
   // running
   std::string out = "runs/vmoe";
   Index threads = 0;
+  bool tf32 = false;
   Index log_every = 20;
   double eval_every = 1;
   Index checkpoint_every = 0;
@@ -292,6 +293,8 @@ void visit_options(O& o, const F& f) {
   f("training", "seed", o.seed, "of all randomness");
   f("running", "out", o.out, "folder of the run: metrics, checkpoints, report");
   f("running", "threads", o.threads, "worker threads; 0: all cores; no result depends on them");
+  f("running", "tf32", o.tf32,
+    "with --backend cuda: tensor cores multiply, which round factors to 10 bits of mantissa");
   f("running", "log_every", o.log_every, "steps between lines of metrics.jsonl");
   f("running", "eval_every", o.eval_every, "epochs between evaluations");
   f("running", "checkpoint_every", o.checkpoint_every, "steps between checkpoints; 0: each epoch");

@@ -1,6 +1,8 @@
 #include "part_accuracy.hpp"
 
-#include <vector>
+#include <numeric>
+
+#include "mirror.hpp"
 
 namespace vmoe {
 
@@ -8,13 +10,13 @@ struct PartAccuracy::Attacks {
   Attacks(const PixelModel& model, const moxie::Pgd& pgd, moxie::RouterLoss loss, Index images)
       : experts(model, pgd, images),
         routers(model, pgd, images, loss),
-        x_adv(to_size(images * model.input_width())),
-        standing(to_size(images)) {}
+        x_adv(model.parameters().backend(), images * model.input_width()),
+        standing(model.parameters().backend(), images) {}
 
   moxie::ExpertAttack<PixelModel> experts;
   moxie::LayeredRouterAttack<PixelModel> routers;
-  std::vector<float> x_adv;
-  std::vector<std::int32_t> standing;
+  moxie::Buffer<Backend, float> x_adv;
+  moxie::Buffer<Backend, std::int32_t> standing;
 };
 
 PartAccuracy::PartAccuracy(const PixelModel& model, const moxie::Pgd& pgd, moxie::PartMode mode,
@@ -23,8 +25,8 @@ PartAccuracy::PartAccuracy(const PixelModel& model, const moxie::Pgd& pgd, moxie
 PartAccuracy::~PartAccuracy() = default;
 
 void PartAccuracy::add(const moxie::AttackBatch<Backend>& batch) {
-  const moxie::Matrix<Backend> x_adv(attacks_->x_adv.data(), batch.x.rows, batch.x.cols);
-  const moxie::IntVector<Backend> standing(attacks_->standing.data(), batch.x.rows);
+  const moxie::Matrix<Backend> x_adv(attacks_->x_adv.view().data, batch.x.rows, batch.x.cols);
+  const moxie::IntVector<Backend> standing(attacks_->standing.view().data, batch.x.rows);
   experts_ += attacks_->experts(batch, mode_, x_adv, standing);
   routers_ += attacks_->routers(batch, mode_, x_adv, standing);
 }
@@ -35,11 +37,13 @@ std::string PartAccuracy::undefined(const PixelModel& model, moxie::ConstMatrix<
     moxie::RunAttack look(moxie::FrozenRoutes<PixelModel>(model, images.rows), moxie::Pgd{},
                           images.rows);
     look.target().record(images);
-    std::vector<std::int32_t> all(to_size(images.rows));
-    for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int32_t>(i);
-    std::vector<float> scores(to_size(images.rows * model.output_width()));
+    Backend& backend = model.parameters().backend();
+    Mirror<std::int32_t> all(backend, images.rows);
+    std::iota(all.host.begin(), all.host.end(), 0);
+    all.send(images.rows);
+    const moxie::Buffer<Backend, float> scores(backend, images.rows * model.output_width());
     look.target().scores(images, {all.data(), images.rows},
-                         {scores.data(), images.rows, model.output_width()});
+                         {scores.view().data, images.rows, model.output_width()});
   } catch (const moxie::config_error& e) {
     return e.what();  // what it says of routes that cannot be replayed
   }

@@ -17,7 +17,7 @@ struct NormalizePixels {
   View inputs;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r, Index v) const {
-    const auto c = static_cast<std::size_t>(v % channels);
+    const Index c = v % channels;
     const auto input = static_cast<float>(
         (static_cast<double>(pixels(r, v)) - scaling.mean[c]) / scaling.std_dev[c]);
     for (Index copy = 0; copy < copies; ++copy) inputs(r, v * copies + copy) = input;
@@ -33,8 +33,7 @@ struct NormalizePixelsBackward {
     double sum = 0;
     for (Index copy = 0; copy < copies; ++copy)
       sum += static_cast<double>(d_inputs(r, v * copies + copy));
-    d_pixels(r, v) =
-        static_cast<float>(sum / scaling.std_dev[static_cast<std::size_t>(v % channels)]);
+    d_pixels(r, v) = static_cast<float>(sum / scaling.std_dev[v % channels]);
   }
 };
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <functional>
 
 #include "data/normalization.hpp"
@@ -44,7 +43,7 @@ class PixelModel {
 
   /// Of a channel.
   struct Scaling {
-    std::array<double, 3> mean{}, std_dev{};
+    double mean[3] = {}, std_dev[3] = {};
   };
 
  private:

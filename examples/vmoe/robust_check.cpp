@@ -6,6 +6,7 @@
 #include "data/batch.hpp"
 #include "data/shuffle.hpp"
 #include "json_number.hpp"
+#include "mirror.hpp"
 #include "moxie/robust/metrics.hpp"
 #include "moxie/train/warm_start.hpp"
 #include "pixel_model.hpp"
@@ -46,17 +47,19 @@ struct RobustCheck::Part {
         pixels(model, s.normalization, s.data.train.shape),
         attack(moxie::LayerTarget(pixels), attack_of(s.options), s.options.batch) {}
 
-  void add(const moxie::AttackBatch<Backend>& batch, std::vector<float>& x_adv,
-           std::vector<std::int32_t> (&right)[2]) {
+  void add(const moxie::AttackBatch<Backend>& batch, const Mirror<float>& x_adv,
+           Mirror<std::int32_t>& before, Mirror<std::int32_t>& after) {
     const Index n = batch.x.rows;
     const moxie::Matrix<Backend> shaken{x_adv.data(), n, batch.x.cols};
-    attack.find_correct(batch, {right[0].data(), n});
+    attack.find_correct(batch, {before.data(), n});
     attack.attack().perturb(attack.target(), batch, attack.state(), shaken);
-    attack.find_correct(moxie::ConstMatrix<Backend>(shaken), batch.y, {right[1].data(), n});
+    attack.find_correct(moxie::ConstMatrix<Backend>(shaken), batch.y, {after.data(), n});
+    before.receive(n);
+    after.receive(n);
     count.images += n;
     for (std::size_t i = 0; i < to_size(n); ++i) {
-      count.clean += right[0][i];
-      count.robust += right[0][i] * right[1][i];
+      count.clean += before.host[i];
+      count.robust += before.host[i] * after.host[i];
     }
   }
   nlohmann::json figures() const { return {{"sa", count.sa()}, {"ra", count.ra()}}; }
@@ -93,25 +96,26 @@ nlohmann::json RobustCheck::run() {
                         {.batch_size = s_.options.batch}, Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
   const Index room = s_.options.batch;
-  std::vector<float> x(to_size(room * shape.values())), x_adv(x.size());
-  std::vector<float> scores(to_size(room * s_.classes()));
-  std::vector<std::int32_t> y(to_size(room));
-  std::vector<std::int32_t> right[2] = {std::vector<std::int32_t>(y.size()),
-                                        std::vector<std::int32_t>(y.size())};
-  std::vector<std::int32_t> numbers(y.size());
+  Backend& b = s_.backend;
+  Mirror<float> x(b, room * shape.values()), scores(b, room * s_.classes());
+  const Mirror<float> x_adv(b, room * shape.values());
+  Mirror<std::int32_t> y(b, room), before(b, room), after(b, room);
+  const Mirror<std::int32_t> numbers(b, room);
   moxie::ClassMargins margins(s_.classes());
   for (const auto& part : parts_) part->count = {};
   for (Index first = 0; first < images_.count; first += room) {
     const Index n = std::min(room, images_.count - first);
-    batches.fill(epoch, first / room, 0, n, {.images = x, .labels = y});
+    batches.fill(epoch, first / room, 0, n, {.images = x.host, .labels = y.host});
+    x.send(n * shape.values());
+    y.send(n);
     const moxie::AttackBatch<Backend> batch{.x = {x.data(), n, shape.values()},
                                             .y = {y.data(), n},
                                             .seed = s_.options.seed,
                                             .first_image = first};
-    for (const auto& part : parts_) part->add(batch, x_adv, right);
+    for (const auto& part : parts_) part->add(batch, x_adv, before, after);
     const moxie::Matrix<Backend> z{scores.data(), n, s_.classes()};
     parts_.front()->attack.target().scores(batch.x, {numbers.data(), n}, z);
-    margins.add(s_.backend, moxie::ConstMatrix<Backend>(z), batch.y);
+    margins.add(b, moxie::ConstMatrix<Backend>(z), batch.y);
   }
   out.update(parts_.front()->figures());
   for (Index c = 0; c < s_.classes(); ++c) out["margins"].push_back(json_number(margins.mean(c)));

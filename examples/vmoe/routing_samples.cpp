@@ -6,6 +6,7 @@
 #include <numeric>
 #include <vector>
 
+#include "mirror.hpp"
 #include "report/base64.hpp"
 
 namespace vmoe {
@@ -16,26 +17,35 @@ using nlohmann::json;
 /// routes[layer][image][patch] = experts, -1 for a dropped choice; of soft routing the k that weigh most, the most first.
 class RouteReader final : public moxie::RoutingVisitor<Backend> {
  public:
-  RouteReader(Index images, const moxie::VitConfig& vit, Index k)
-      : images_(images), vit_(vit), k_(k) {}
+  RouteReader(Backend& backend, Index images, const moxie::VitConfig& vit, Index k)
+      : backend_(backend), images_(images), vit_(vit), k_(k) {}
   void sparse(const moxie::SparseRouting<Backend>& r) override {
-    read([&r](Index token) {
-      std::vector<Index> order(to_size(r.end(token) - r.begin(token)));
-      std::iota(order.begin(), order.end(), r.begin(token));
-      if (r.first)  // where experts chose, a token's lie in their own order
+    const std::vector<float> weight = to_host(backend_, r.weight);
+    const std::vector<std::int32_t> choice = to_host(backend_, r.choice);
+    const std::vector<std::int32_t> row = to_host(backend_, r.row);
+    const std::vector<std::int32_t> first = to_host(
+        backend_, moxie::ConstIntVector<Backend>(r.first.data, r.first ? r.shape.tokens + 1 : 0));
+    read([&](Index token) {
+      const Index begin = first.empty() ? token * r.choice.cols : first[to_size(token)];
+      const Index end = first.empty() ? begin + r.choice.cols : first[to_size(token + 1)];
+      std::vector<std::size_t> order(to_size(end - begin));
+      std::iota(order.begin(), order.end(), to_size(begin));
+      if (!first.empty())  // where experts chose, a token's lie in their own order
         std::stable_sort(order.begin(), order.end(),
-                         [&](Index a, Index b) { return r.weight.data[a] > r.weight.data[b]; });
+                         [&](std::size_t a, std::size_t b) { return weight[a] > weight[b]; });
       json experts = json::array();
-      for (const Index a : order) experts.push_back(r.row.data[a] >= 0 ? r.choice.data[a] : -1);
+      for (const std::size_t a : order) experts.push_back(row[a] >= 0 ? choice[a] : -1);
       return experts;
     });
   }
   void soft(const moxie::SoftRouting<Backend>& r) override {
-    read([&r, this](Index token) {
+    const std::vector<float> probs = to_host(backend_, r.probs);
+    read([&](Index token) {
+      const float* const own = probs.data() + token * r.probs.cols;
       std::vector<Index> order(to_size(r.probs.cols));
       std::iota(order.begin(), order.end(), Index{0});
       std::stable_sort(order.begin(), order.end(),
-                       [&](Index a, Index b) { return r.probs(token, a) > r.probs(token, b); });
+                       [&](Index a, Index b) { return own[a] > own[b]; });
       order.resize(std::min(order.size(), to_size(k_)));
       return json(order);
     });
@@ -57,6 +67,7 @@ class RouteReader final : public moxie::RoutingVisitor<Backend> {
     layers.push_back(std::move(layer));
   }
 
+  Backend& backend_;
   Index images_;
   const moxie::VitConfig& vit_;
   Index k_;
@@ -106,7 +117,7 @@ json sample_routing(Evaluator& evaluator, const ModelPlan& plan, const Options& 
   std::vector<float> inputs(to_size(whole * batches.row_values()));
   batches.fill(batches.epoch(0), 0, {.images = inputs});
   const std::vector<float>& scores = evaluator.scores(inputs, samples.count);
-  RouteReader reader(samples.count, vit, options.k);
+  RouteReader reader(evaluator.backend(), samples.count, vit, options.k);
   evaluator.visit(reader);
 
   for (Index i = 0; i < samples.count; ++i) {

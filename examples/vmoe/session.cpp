@@ -59,13 +59,14 @@ Session::Session(const TrainRequest& request)
       normalization(measure_normalization(data.train)),
       plan(plan_model(options, data.train.shape, classes())),
       pool(thread_count(options.threads)),
-      backend(pool),
+      backend(make_backend(pool, options)),
       dual(is_dual(options) ? std::optional(make_dual(backend, options, plan)) : std::nullopt),
       model(dual ? Model(*dual) : make_model(backend, options, plan)) {}
 
 json Session::config() const {
   return {{"options", to_json(options)},
           {"preset", options.preset},
+          {"backend", backend_name},
           {"seed", options.seed},
           {"data",
            {{"source", data.source},

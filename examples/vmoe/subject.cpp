@@ -107,10 +107,10 @@ Subject::Subject(const Checkpoint& checkpoint, const Sample& sample, Index threa
       options_(in_groups_of_one(info_.options)),
       plan_(plan_model(options_, info_.image, static_cast<Index>(info_.classes.size()))),
       pool_(thread_count(threads)),
-      backend_(pool_),
+      backend_(make_backend(pool_, options_)),
       model_(make_model(backend_, options_, plan_)),
       batch_(std::min(options_.batch, sample.images.count)),
-      evaluator_(model_, plan_, options_.loss == "sigmoid", 1, batch_),
+      evaluator_(model_, pool_, plan_, options_.loss == "sigmoid", 1, batch_),
       inputs_(to_size(batch_ * model_.input_width())) {
   moxie::load_checkpoint(checkpoint.file, model_.parameters());
 }
@@ -120,8 +120,8 @@ Answer Subject::answer(const Write& write) {
   Answer out;
   for (Index first = 0; first < images.count; first += batch_) {
     const Index count = std::min(batch_, images.count - first);
-    const Index parts = std::min<Index>(backend_.workers(), count);
-    backend_.parallel(parts, [&](Index part, int) {
+    const Index parts = std::min<Index>(pool_.workers(), count);
+    pool_.run(parts, [&](Index part, int) {
       for (Index i = count * part / parts; i < count * (part + 1) / parts; ++i)
         write(first + i, inputs_.data() + i * model_.input_width());
     });

@@ -6,8 +6,8 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "batch_feed.hpp"
 #include "checkpoint_info.hpp"
-#include "data/batch.hpp"
 #include "evaluator.hpp"
 #include "interrupt.hpp"
 #include "json_number.hpp"
@@ -62,6 +62,8 @@ class Run {
                   .label_smoothing = o_.label_smoothing,
                   .views = views_of(o_)},
                  Batches::Use::train),
+        pairs_(o_.prc > 0 ? std::optional<ViewPairs>(std::in_place, o_, s_.plan.vit, o_.batch)
+                          : std::nullopt),
         per_epoch_(static_cast<std::uint64_t>(batches_.per_epoch())),
         total_(steps("epochs", o_.epochs)),
         schedule_(moxie::make_schedule(o_.schedule,
@@ -72,16 +74,10 @@ class Run {
                                         .timescale = o_.timescale,
                                         .cooldown = steps("cooldown_epochs", o_.cooldown_epochs)})),
         telemetry_(s_.backend),
-        evaluator_(s_.model, s_.plan, o_.loss == "sigmoid", o_.group_images, o_.batch),
+        feed_(s_.backend, s_.pool, batches_, rows_, s_.classes(), pairs_ ? &*pairs_ : nullptr),
+        evaluator_(s_.model, s_.pool, s_.plan, o_.loss == "sigmoid", o_.group_images, o_.batch),
         robust_check_(s_),
-        progress_(::isatty(STDOUT_FILENO) == 1),
-        inputs_(to_size(rows_ * batches_.row_values())),
-        targets_(to_size(rows_ * s_.classes())),
-        labels_(to_size(rows_)) {
-    if (o_.prc > 0) {
-      views_.resize(to_size(rows_));
-      pairs_.emplace(o_, s_.plan.vit, o_.batch);
-    }
+        progress_(::isatty(STDOUT_FILENO) == 1) {
     if (total_ == 0)
       moxie::throw_config("vmoe: epochs is ", o_.epochs,
                           ", expected at least one step: ", 1.0 / static_cast<double>(per_epoch_));
@@ -97,11 +93,9 @@ class Run {
     const InterruptGuard guard;
     clock_ = Stopwatch(seconds_before_);
     try {
-      Batches::Epoch epoch = batches_.epoch(at_ / per_epoch_);
       for (; at_ < total_; ++at_) {
         if (InterruptGuard::requested()) return interrupted();
-        if (epoch.number != at_ / per_epoch_) epoch = batches_.epoch(at_ / per_epoch_);
-        train_step(epoch, static_cast<Index>(at_ % per_epoch_));
+        train_step();
         after_step();
       }
       finish(result);
@@ -128,41 +122,35 @@ class Run {
     return static_cast<double>(step) / static_cast<double>(per_epoch_);
   }
 
-  void train_step(const Batches::Epoch& epoch, Index batch) {
-    const BatchBuffers buffers{
-        .images = inputs_, .targets = targets_, .labels = labels_, .views = views_};
-    const Index parts = std::min<Index>(s_.backend.workers(), rows_);
-    s_.backend.parallel(parts, [&](Index part, int) {
-      batches_.fill(epoch, batch, rows_ * part / parts, rows_ * (part + 1) / parts, buffers);
-    });
+  void train_step() {
+    const BatchFeed::Batch batch = feed_.take(at_);
+    if (at_ + 1 < total_) feed_.start(at_ + 1);
     moxie::Pass<Backend> pass{.mode = moxie::Mode::train,
                               .seed = o_.seed,
                               .step = at_,
                               .progress = static_cast<double>(at_) / static_cast<double>(total_)};
-    if (pairs_) pass.pairs = (*pairs_)(views_);
+    pass.pairs = batch.pairs;
     const Index classes = s_.classes();
     learning_rate_ = schedule_(at_);
-    step_->run(
-        {{inputs_.data(), rows_, batches_.row_values()}, {targets_.data(), rows_, classes}},
-        learning_rate_, pass);
+    step_->run({batch.inputs, batch.targets}, learning_rate_, pass);
     const std::vector<float> image_losses = step_->losses();
-    const moxie::ConstMatrix<Backend> scores = step_->scores();
+    const std::vector<float> scores = to_host(s_.backend, step_->scores());
     double loss = 0;
     double correct = 0;
     for (Index i = 0; i < rows_; ++i) {
       loss += static_cast<double>(image_losses[to_size(i)]);
-      const float* row = scores.row(i);
+      const float* row = scores.data() + i * classes;
       const auto guess = std::max_element(row, row + classes) - row;
-      correct += guess == labels_[to_size(i)] ? 1 : 0;
+      correct += guess == batch.labels[to_size(i)] ? 1 : 0;
     }
     loss /= static_cast<double>(rows_);
     if (!std::isfinite(loss)) moxie::throw_numeric("the loss is ", loss);
     telemetry_.reset();
     step_->visit(telemetry_);
     step_->visit_lower(telemetry_);
-    LossReader losses;
+    LossReader losses(s_.backend);
     step_->visit(losses);
-    LossReader lower("lower ");
+    LossReader lower(s_.backend, "lower ");
     step_->visit_lower(lower);
     losses.sums.merge(lower.sums);
     losses.sums.merge(step_->parts());
@@ -313,6 +301,7 @@ class Run {
     const double seconds = clock_.seconds();
     result = evaluate("final", total_);
     result["train_seconds"] = seconds;
+    result["backend"] = backend_name;
     result["images_per_s"] =
         static_cast<double>(total_) * static_cast<double>(rows_) / std::max(seconds, 1e-9);
     save(total_);
@@ -345,16 +334,14 @@ class Run {
   Index rows_;  // inputs of a step
   std::unique_ptr<TrainStep> step_;
   Batches batches_;
+  std::optional<ViewPairs> pairs_;  // with --prc
   std::uint64_t per_epoch_, total_;
   moxie::Schedule schedule_;
   moxie::RoutingTelemetry<Backend> telemetry_;
+  BatchFeed feed_;
   Evaluator evaluator_;
   RobustCheck robust_check_;
   Progress progress_;
-  std::vector<float> inputs_, targets_;
-  std::vector<std::int32_t> labels_;
-  std::vector<moxie::ImageView> views_;  // with --prc only, as the next
-  std::optional<ViewPairs> pairs_;
 
   std::uint64_t at_ = 0;     // steps done; during a step, those before it
   std::uint64_t first_ = 0;  // at_ when this process began
@@ -367,6 +354,8 @@ class Run {
 
 }  // namespace
 
+const char* program_backend() { return backend_name; }
+
 TrainEnd train(const TrainRequest& request, json& result) {
   Session session(request);
   const Options& o = session.options;
@@ -375,9 +364,10 @@ TrainEnd train(const TrainRequest& request, json& result) {
               o.data.c_str(), session.data.train.count, session.data.test.count, shape.height,
               shape.width, shape.channels, session.data.classes.size(),
               session.data.format.c_str());
-  std::printf("%s: %s, %td parameters, %.1f million active FLOPs an image, %d threads\n",
+  std::printf("%s: %s, %td parameters, %.1f million active FLOPs an image, %s%d threads\n",
               o.preset.c_str(), session.config()["model"]["kind"].get<std::string>().c_str(),
               session.model.parameters().size(), session.plan.active_flops / 1e6,
+              backend_uses_pool ? "" : moxie::detail::message(backend_name, ", ").c_str(),
               session.pool.workers());
   std::fflush(stdout);
   if (o.prc > 0 && o.prc_form == "prc" && o.prc_diagonal == "position" &&

@@ -14,6 +14,9 @@ struct TrainRequest {
   std::optional<std::filesystem::path> resume;  ///< the run to go on with
 };
 
+/// What computes in this program, as --backend has it: "cpu".
+const char* program_backend();
+
 /// How a training run ended.
 enum class TrainEnd { finished, interrupted };
 

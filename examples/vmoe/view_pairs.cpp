@@ -8,11 +8,12 @@ ViewPairs::ViewPairs(const Options& o, const moxie::VitConfig& vit, Index images
       validity_(o.prc_validity == "content" ? moxie::PatchValidity::content
                                             : moxie::PatchValidity::none),
       class_pair_(o.prc_class_pair),
+      most_(images * vit.tokens()),
       partners_(to_size(vit.grid().cells())) {
-  pairs_.reserve(to_size(2 * images * vit.tokens()));
+  pairs_.reserve(to_size(2 * most_));
 }
 
-moxie::ConstIntMatrix<Backend> ViewPairs::operator()(std::span<const moxie::ImageView> views) {
+std::span<const std::int32_t> ViewPairs::operator()(std::span<const moxie::ImageView> views) {
   pairs_.clear();
   const auto images = static_cast<Index>(views.size() / 2);
   for (Index i = 0; i < images; ++i) {
@@ -22,7 +23,7 @@ moxie::ConstIntMatrix<Backend> ViewPairs::operator()(std::span<const moxie::Imag
     moxie::patch_correspondence(views[to_size(a)], views[to_size(b)], patch_, validity_, partners_);
     moxie::append_pairs(partners_, layout_, a, b, class_pair_, pairs_);
   }
-  return {pairs_.data(), static_cast<Index>(pairs_.size() / 2), 2};
+  return pairs_;
 }
 
 }  // namespace vmoe

@@ -79,6 +79,8 @@ class GpuCheck(unittest.TestCase):
                                                   "training"])
         self.assertEqual(listed[3][3], "built without conformance_cuda")
         self.assertIn("--no-tests=error", listed[2][1])
+        self.assertEqual(listed[-1][1][2:4], ["--backend", "cuda"])
+        self.assertEqual(listed[-1][3], "built without vmoe_cuda")
 
     def test_a_benchmark_of_an_earlier_run_is_not_reported(self):
         steps = [("tests", ["true"], {}, None), ("benchmark", ["true"], {}, None)]

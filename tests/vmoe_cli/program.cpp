@@ -73,7 +73,7 @@ bool become_ordinary() {
 }  // namespace
 
 Process::Process(const Arguments& arguments, const Setting& setting) {
-  Arguments all{MOXIE_TEST_BIN_DIR "/vmoe"};
+  Arguments all{setting.program.string()};
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::vector<char*> pointers;
   for (std::string& argument : all) pointers.push_back(argument.data());

@@ -29,6 +29,7 @@ struct Setting {
   long long largest_file = 0;  ///< bytes (RLIMIT_FSIZE); 0: no limit
   bool ordinary = false;       ///< a superuser gives up writing where the rights forbid it
   std::string output{};        ///< file of standard output; empty: the Ending's `out`
+  std::filesystem::path program = MOXIE_TEST_BIN_DIR "/vmoe";
 };
 
 /// Whether Setting::ordinary can be had.

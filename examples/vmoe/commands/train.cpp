@@ -44,6 +44,8 @@ class Train final : public Command {
     request.given.insert(typed.begin(), typed.end());
     take_router_defaults(request.options, request.given);
     if (resume_.empty()) refuse_idle_flags(request.options, typed);
+    if (typed.contains("tf32") && program_backend() == std::string_view("cpu"))
+      moxie::throw_config("vmoe: --tf32 has no effect without --backend cuda");
     if (!request.given.contains("warmup_epochs"))
       request.options.warmup_epochs =
           std::min(request.options.warmup_epochs, request.options.epochs);

@@ -7,6 +7,15 @@
 namespace moxie {
 
 namespace detail {
+template <Backend B>
+struct CopyFirstChoice {
+  static constexpr bool one_level = true;
+  ConstIntMatrix<B> from;
+  IntMatrix<B> to;
+
+  MOXIE_HD void operator()(Index t) const { to(t, 0) = from(t, 0); }
+};
+
 /// Notes the one choice of each token of a pass by rank.
 template <Backend B>
 class NoteChoice final : public RoutingVisitor<B> {
@@ -16,18 +25,11 @@ class NoteChoice final : public RoutingVisitor<B> {
     experts = r.shape.experts;
     tokens = r.shape.tokens;
     if (tokens == choice_.rows)
-      backend_->for_each(tokens, First{ConstIntMatrix<B>(r.choice), choice_});
+      backend_->for_each(tokens, CopyFirstChoice<B>{ConstIntMatrix<B>(r.choice), choice_});
   }
   Index experts = 0, tokens = 0;
 
  private:
-  struct First {
-    static constexpr bool one_level = true;
-    ConstIntMatrix<B> from;
-    IntMatrix<B> to;
-
-    MOXIE_HD void operator()(Index t) const { to(t, 0) = from(t, 0); }
-  };
   B* backend_;
   IntMatrix<B> choice_;
 };
@@ -39,6 +41,15 @@ struct FillChoice {
   IntMatrix<B> choice;
 
   MOXIE_HD void operator()(Index t) const { choice(t, 0) = expert; }
+};
+
+template <Backend B>
+struct AddScaled {
+  typename B::Scalar by;
+  ConstVector<B> from;
+  Vector<B> to;
+
+  MOXIE_HD void operator()(Index i) const { to[i] += by * from[i]; }
 };
 }  // namespace detail
 
@@ -229,16 +240,9 @@ struct RtEr {
     model.backward(ConstMatrix<B>(s.d_adv), {}, s.adv_tape);
     if (!detach_clean) model.backward(ConstMatrix<B>(s.d_clean), {}, s.clean_tape);
     b.for_each(s.divergence.size,
-               AddScaled<B>{static_cast<typename B::Scalar>(share), s.divergence, s.consistency});
+               detail::AddScaled<B>{static_cast<typename B::Scalar>(share), s.divergence,
+                                    s.consistency});
   }
-  template <Backend B>
-  struct AddScaled {
-    typename B::Scalar by;
-    ConstVector<B> from;
-    Vector<B> to;
-
-    MOXIE_HD void operator()(Index i) const { to[i] += by * from[i]; }
-  };
 };
 
 }  // namespace moxie
