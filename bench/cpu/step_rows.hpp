@@ -5,6 +5,7 @@
 #include "../vit_step.hpp"
 #include "device/allocations.hpp"
 #include "layer_rows.hpp"
+#include "moxie/backend/cpu/bf16.hpp"
 
 namespace bench {
 

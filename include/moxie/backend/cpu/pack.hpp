@@ -27,39 +27,32 @@ struct Factor {
 
 /// out[p * step + j] = stored row p0 + p, element j0 + j: a copy of `count` rows; zeros up to `step`, which
 /// is `cols`, or that rounded up to a vector.
-template <class T>
-struct PackRows {
-  const Factor<T>& f;
-  Index p0, count, j0, cols, step;
-  T* out;
-
-  template <class L>
-  MOXIE_INLINE void operator()(L) const {
-    using V = Vec<T, L>;
-    constexpr Index width = lanes<T, L>;
-    T* to = out;
-    for (Index p = 0; p < count; ++p, to += step) {
-      const T* from = f.row(p0 + p) + j0;
-      const V factor = f.factor(p0 + p) - V{};
-      Index j = 0;
-      for (; j + width <= cols; j += width) {
-        V v;
-        load(v, from + j);
-        v *= factor;
-        store(to + j, v);
-      }
-      if (j < cols) {
-        V v{};
-        Array<T, width> rest = {};
-        copy_rest<T, L>(rest, from + j, cols - j);
-        load(v, rest);
-        v *= factor;
-        store(rest, v);
-        copy_elements<T, L>(to + j, rest, smaller(width, step - j));
-      }
+template <class T, class L>
+MOXIE_INLINE void pack_rows(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
+                            Index step, T* out) {
+  using V = Vec<T, L>;
+  constexpr Index width = lanes<T, L>;
+  for (Index p = 0; p < count; ++p, out += step) {
+    const T* from = f.row(p0 + p) + j0;
+    const V factor = f.factor(p0 + p) - V{};
+    Index j = 0;
+    for (; j + width <= cols; j += width) {
+      V v;
+      load(v, from + j);
+      v *= factor;
+      store(out + j, v);
+    }
+    if (j < cols) {
+      V v{};
+      Array<T, width> rest = {};
+      copy_rest<T, L>(rest, from + j, cols - j);
+      load(v, rest);
+      v *= factor;
+      store(rest, v);
+      copy_elements<T, L>(out + j, rest, smaller(width, step - j));
     }
   }
-};
+}
 
 /// low, high = the two halves of a0 b0 a1 b1 ...
 template <class V, int... I>
@@ -131,12 +124,7 @@ struct PackTransposed {
   }
 };
 
-// Both are entered, not inlined: once a level in a program, however many kernels pack.
-template <class T, class L>
-MOXIE_INLINE void pack_rows(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
-                            Index step, T* out) {
-  enter(L{}, PackRows<T>{f, p0, count, j0, cols, step, out});
-}
+// Entered, not inlined: once a level in a program, however many kernels pack.
 template <class T, class L>
 MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
                                   Index padded, Index step, T* out) {
@@ -162,7 +150,7 @@ struct CopyBlock {
     for (Index r = 0; r < rows; ++r) copy_elements<T, L>(to + r * to_step, from + r * from_step, cols);
   }
 };
-/// Entered as well: every tile of every width has edges.
+/// Entered as well.
 template <class T, class L>
 MOXIE_INLINE void copy_block(const T* from, Index from_step, T* to, Index to_step, Index rows, Index cols) {
   enter(L{}, CopyBlock<T>{from, from_step, to, to_step, rows, cols});

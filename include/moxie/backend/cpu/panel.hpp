@@ -84,13 +84,24 @@ struct Panel {
           factor[r] = alpha * a.factor(q);
         }
       }
-      if (copy && beta != T(0)) copy_block<T, L>(c.row(i) + j, c.stride, edge, width, rows, c.cols - j);
+      if (copy && beta != T(0)) copy_in(i, j, rows, width, edge);
       enter(L{}, tile);
-      if (copy) copy_block<T, L>(edge, width, c.row(i) + j, c.stride, rows, c.cols - j);
+      if (copy) copy_out(i, j, rows, width, edge);
       left += height * left_row;
       tile.sums += height * sum_step;
     }
     return N;
+  }
+
+  MOXIE_INLINE void copy_in(Index i, Index j, Index rows, Index width, T* edge) const {
+    for (Index r = 0; r < rows; ++r) {
+      copy_elements<T, L>(edge + r * width, c.row(i + r) + j, c.cols - j);
+    }
+  }
+  MOXIE_INLINE void copy_out(Index i, Index j, Index rows, Index width, const T* edge) const {
+    for (Index r = 0; r < rows; ++r) {
+      copy_elements<T, L>(c.row(i + r) + j, edge + r * width, c.cols - j);
+    }
   }
 };
 
