@@ -5,6 +5,7 @@
 #include "../vit_step.hpp"
 #include "device/allocations.hpp"
 #include "layer_rows.hpp"
+#include "moxie/backend/cpu/bf16.hpp"
 
 namespace bench {
 
@@ -37,7 +38,7 @@ inline void bf16_row(CpuRun& run) {
   const LayerShape s = usual_shape(run);
   for (const int threads : run.options.threads) {
     Workers on(threads);
-    B narrow(on.pool, {.copies = moxie::WeightCopies::bf16});
+    B narrow(on.pool, {.copies = moxie::bf16_copies});
     LayerWithMemory wide_layer = make_moe_layer(on.backend, s);
     LayerWithMemory narrow_layer = make_moe_layer(narrow, s);
     for (LayerWithMemory* layer : {&wide_layer, &narrow_layer})

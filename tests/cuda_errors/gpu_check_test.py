@@ -76,7 +76,7 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "conformance_double", "conformance_float",
                                                   "memcheck", "memcheck_ops", "memcheck_conformance",
                                                   "racecheck", "racecheck_ops", "racecheck_conformance", "benchmark",
-                                                  "training"])
+                                                  "torch", "training"])
         self.assertEqual(listed[3][3], "built without conformance_cuda")
         self.assertIn("--no-tests=error", listed[2][1])
         self.assertEqual(listed[-1][1][2:4], ["--backend", "cuda"])

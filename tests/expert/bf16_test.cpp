@@ -6,6 +6,7 @@
 
 #include "device/allocations.hpp"
 #include "moxie/backend/cpu.hpp"
+#include "moxie/backend/cpu/bf16.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/core/memory.hpp"
 #include "moxie/expert/feed_forward.hpp"
@@ -61,7 +62,7 @@ struct OneProduct {
   float weight(Index e, Index p, Index j) { return scope.parameters->value(w.id)(e * inner + p, j); }
 };
 
-constexpr CpuOptions narrow{.copies = WeightCopies::bf16};
+constexpr CpuOptions narrow{.copies = bf16_copies};
 
 }  // namespace
 
@@ -76,7 +77,7 @@ TEST_CASE("A product from bf16 weights lies within the bound of the rounding of 
       const Index cols = shape.second;
       CAPTURE(inner);
       const std::vector<std::int32_t> offset{0, 1, 1, 9, 140};
-      OneProduct product(B(CpuOptions{.level = level, .copies = WeightCopies::bf16}), inner, cols, offset);
+      OneProduct product(B(CpuOptions{.level = level, .copies = bf16_copies}), inner, cols, offset);
       const std::vector<float>& out = product();
       double worst = 0;
       double typical = 0;
@@ -109,12 +110,13 @@ TEST_CASE("The instruction for pairs of bf16 gives what widening gives, but for 
     const Index inner = shape.first;
     const Index cols = shape.second;
     const std::vector<std::int32_t> offset{0, 1, 1, 9, 140};
-    OneProduct product(B(CpuOptions{.level = Level::avx512, .copies = WeightCopies::bf16}), inner, cols, offset);
+    OneProduct product(B(CpuOptions{.level = Level::avx512, .copies = bf16_copies}), inner, cols, offset);
     // Rows that bf16 has: nothing is left to round.
     for (float& x : product.x) x = std::nearbyint(100 * x);
     product();
     const detail::CpuExpertProduct<float> twin(product.backend);
-    const std::uint32_t* const copy = twin.narrowed(*product.scope.parameters, product.w, 4);
+    const auto* const copy =
+        static_cast<const std::uint32_t*>(twin.narrowed(*product.scope.parameters, product.w, 4));
     std::vector<std::uint32_t> scratch(static_cast<std::size_t>(detail::PairTask::size(inner)));
     std::vector<float> out(product.out.size());
     for (Index e = 0; e < 4; ++e) {

@@ -13,7 +13,6 @@
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/add_rows.hpp"
 #include "moxie/ops/first_non_finite.hpp"
-#include "moxie/ops/kl_divergence.hpp"
 #include "moxie/regularizer/concept.hpp"
 #include "moxie/router/bias.hpp"
 #include "moxie/routing/record.hpp"
@@ -74,6 +73,7 @@ class MoeLayer {
     // of the last forward
     Context<B> context;
     RouterAnchor<B> anchor;
+    typename RouterAnchors<B>::Gradient anchor_gradient = nullptr;
     Rows<B> dispatched;
     bool given = false;   // choices came from outside ...
     bool frozen = false;  // ... and weights
@@ -202,6 +202,7 @@ class MoeLayer {
     t.given = !given.empty();
     t.frozen = t.given && given.weights != Routes<B>::Weights::gate;
     t.anchor = at_layer(pass, pass.anchors);
+    t.anchor_gradient = pass.anchors.gradient();
     gate_.forward(b, t.context, parameters(), gate_state_, x, r.logits, t.gate);
     first_non_finite(b, ConstVector<B>(r.logits.data, r.logits.size()), r.status, t.check);
     if constexpr (std::same_as<typename B::Space, HostSpace>) check(t);
@@ -227,9 +228,7 @@ class MoeLayer {
     RoutingType& r = t.routing;
     RoutingGradients<RoutingType> d = t.d.begin(b, r);
     if (t.anchor.logits)  // overwrites d.logits: before all that adds to it
-      b.for_each(r.logits.rows,
-                 detail::KlDivergenceRow<B>{t.anchor.logits, r.logits, {}, {}, d.logits,
-                                            static_cast<T>(t.anchor.factor)});
+      t.anchor_gradient(b, t.anchor, ConstMatrix<B>(r.logits), d.logits);
 
     const Matrix<B> d_rows = t.d_rows.top(t.dispatched.rows);
     const Rows<B> dy_rows =

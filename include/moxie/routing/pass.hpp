@@ -5,6 +5,7 @@
 
 #include "moxie/core/arena.hpp"
 #include "moxie/core/random.hpp"
+#include "moxie/routing/anchor.hpp"
 
 namespace moxie {
 
@@ -37,15 +38,6 @@ struct Routes {
   bool empty() const { return !choice && rank < 0; }
 };
 
-/// What attacks on one MoE layer's router climb: factor * sum over tokens t of
-/// KL(softmax(logits[t]) || softmax(z[t])), z the gate's logits in this pass. Its gradient to z is added in the
-/// backward; those of the experts and of the layers below come from there.
-template <class B>
-struct RouterAnchor {
-  ConstMatrix<B> logits{};  ///< [T, E] of another input, constants that must live until the backward; empty: none
-  double factor = 1;
-};
-
 /// What a pass is told. Everything has a default and nothing is stored: the same layer, with different tapes,
 /// runs passes of different kinds at the same time.
 template <class B>
@@ -68,7 +60,7 @@ struct Pass {
   /// One per MoE layer, in order; empty: the routers decide.
   std::span<const Routes<B>> routes{};
   /// One per MoE layer, in order; empty: no such loss.
-  std::span<const RouterAnchor<B>> anchors{};
+  RouterAnchors<B> anchors{};
   /// Number of the next MoE layer; a network that holds several counts it up.
   Index moe_layer = 0;
 

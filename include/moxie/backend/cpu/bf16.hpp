@@ -3,7 +3,9 @@
 #include <concepts>
 #include <cstdint>
 
-#include "moxie/backend/cpu/expert_tasks.hpp"
+#include "moxie/backend/cpu/loops.hpp"
+#include "moxie/backend/cpu/narrow_weights.hpp"
+#include "moxie/backend/cpu/options.hpp"
 
 /// Products of experts with weights kept in bf16 (8 bits of significand): half the memory, sums in float. Two steps of the inner
 /// dimension lie in one word. They are widened in registers, or, on machines that are faster so, the rows are rounded as well
@@ -358,4 +360,55 @@ struct PairTask {
   }
 };
 
+/// Weights in pairs of bf16.
+class Bf16Weights final : public NarrowWeights {
+ public:
+  std::size_t bytes(Index experts, Index inner, Index cols) const override {
+    return static_cast<std::size_t>(experts * packed_size<float>(pairs_of(inner), cols)) * sizeof(std::uint32_t);
+  }
+  /// A stretch of rounded rows, of which a row is the inner dimension in pairs of 4 bytes, in whole cache lines and one more.
+  Index scratch_bytes(Index widest) const override {
+    // The stretch is cut to whole rows: a shorter one of wider rows may be larger than a longer one.
+    return larger(PairTask::size(widest) * 4, PairTask::stretch_bytes);
+  }
+  void pack(Level level, MatrixView<const float> w, Index experts, void* out) const override {
+    const Index inner = w.rows / experts;
+    auto* const pairs = static_cast<std::uint32_t*>(out);
+    for (Index e = 0; e < experts; ++e) {
+      at_level(level, PackPairs{w.data + e * inner * w.stride, w.stride, inner, w.cols,
+                                pairs + e * packed_size<float>(pairs_of(inner), w.cols)});
+    }
+  }
+  void product(const NarrowProduct& p) const override {
+    const Index experts = p.offset.size - 1;
+    if (experts < 1 || p.offset[experts] == p.offset[0] || p.out.cols < 1) return;
+    const int workers = p.executor == nullptr ? 1 : p.executor->workers();
+    const Index panel = panel_columns<float>(p.level);
+    const Index panels = divide_up(p.out.cols, panel);
+    // Each task rounds the rows of its expert, so it has at least eight panels.
+    const Index group = workers == 1 ? panels : smaller(8, panels);
+    const Index of_expert = divide_up(panels, group);
+    const bool dot = p.level == Level::avx512 && machine_prefers_dot();
+    const Index each = p.working.size / workers / 256 * 256;
+    const auto* const pairs = static_cast<const std::uint32_t*>(p.weights);
+    const auto task_of = [&](Index task, int worker) {
+      const Index col = task % of_expert * group * panel;
+      at_level(p.level, PairTask{p.x, pairs, dot, reinterpret_cast<std::uint32_t*>(p.working.data + worker * each),
+                                 p.out, p.offset.data, p.inner, p.end, p.level, task / of_expert, col,
+                                 smaller(col + group * panel, p.out.cols)});
+    };
+    run_tasks(p.executor, experts * of_expert, TaskRef(task_of));
+  }
+};
+inline constexpr Bf16Weights bf16_weights{};
+
 }  // namespace moxie::detail
+
+namespace moxie {
+
+/// CpuOptions::copies: weights of experts in bf16, where no gradient is wanted.
+///
+///   CpuBackend<float> cpu({.copies = bf16_copies});
+inline constexpr WeightCopies bf16_copies{true, &detail::bf16_weights};
+
+}  // namespace moxie

@@ -16,7 +16,7 @@ Level CpuBackend<T>::checked(const CpuOptions& options) {
     throw_config("moxie::CpuBackend: CpuOptions::level is ", to_string(level),
                  ", but this machine has ", to_string(widest));
   }
-  if (options.copies == WeightCopies::bf16 && !std::same_as<T, float>)
+  if (options.copies.narrow() != nullptr && !std::same_as<T, float>)
     throw_config("moxie::CpuBackend: CpuOptions::copies is bf16, which only CpuBackend<float> has");
   return level;
 }

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "moxie/backend/cpu/bf16.hpp"
 #include "moxie/backend/cpu/expert_tasks.hpp"
+#include "moxie/backend/cpu/narrow_weights.hpp"
 #include "moxie/backend/cpu/options.hpp"
 #include "moxie/backend/cpu/weight_copies.hpp"
 #include "moxie/ops/expert_product.hpp"
@@ -57,13 +57,6 @@ constexpr Index expert_scratch_bytes(Index rows, Index widest, bool weights) {
          256;
 }
 
-/// The same for weights in bf16: a stretch of rounded rows, of which a row is the inner dimension in pairs of 4 bytes, in whole
-/// cache lines and one more.
-constexpr Index narrow_scratch_bytes(Index widest) {
-  // The stretch is cut to whole rows: a shorter one of wider rows may be larger than a longer one.
-  return larger(PairTask::size(widest) * 4, PairTask::stretch_bytes);
-}
-
 /// The products of experts on the CPU: a twin of ExpertProduct and ExpertWeightsProduct.
 template <class T>
 class CpuExpertProduct {
@@ -78,9 +71,10 @@ class CpuExpertProduct {
       const std::vector<Index>& shape = p.entry(w->id).shape;
       widest = larger(widest, larger(shape[1], shape[2]));
     }
-    memory.keep = !arena.wants_weights() && b_.copies() != WeightCopies::none;
-    memory.narrow = !arena.wants_input() && b_.copies() == WeightCopies::bf16;
-    const Index bytes = memory.narrow ? narrow_scratch_bytes(widest)
+    const NarrowWeights* const narrow = b_.copies().narrow();
+    memory.keep = !arena.wants_weights() && b_.copies().kept();
+    memory.narrow = !arena.wants_input() && narrow != nullptr;
+    const Index bytes = memory.narrow ? narrow->scratch_bytes(widest)
                                       : expert_scratch_bytes<T>(rows, widest, arena.wants_weights());
     memory.workers = b_.workers();
     memory.working = arena.scratch_bytes(static_cast<std::size_t>(bytes * b_.workers()));
@@ -91,7 +85,7 @@ class CpuExpertProduct {
         copy.reserve(static_cast<std::size_t>(shape[0] * packed_size<T>(inner, cols)) * sizeof(T));
       };
       if (memory.narrow) {
-        reserve(w->copies.all->narrow, pairs_of(shape[1]), shape[2]);
+        w->copies.all->narrow.reserve(narrow->bytes(shape[0], shape[1], shape[2]));
         continue;
       }
       reserve(w->copies.all->plain, shape[1], shape[2]);
@@ -108,29 +102,22 @@ class CpuExpertProduct {
       pack(w.value(p), op, experts, static_cast<T*>(to));
     }));
   }
-  /// The copy of w in pairs of bf16. Nothing else has its bits, so passes wait for it.
+  /// The narrow copy of w. Nothing else has its bits, so passes wait for it.
   template <class B>
-  const std::uint32_t* narrowed(const Parameters<B>& p, const ExpertWeights<B>& w, Index experts) const {
-    return static_cast<const std::uint32_t*>(
-        w.copies.all->narrow.current(key(p), true, true, [&](void* to) {
-          narrow(w.value(p), experts, static_cast<std::uint32_t*>(to));
-        }));
+  const void* narrowed(const Parameters<B>& p, const ExpertWeights<B>& w, Index experts) const {
+    return w.copies.all->narrow.current(
+        key(p), true, true, [&](void* to) { b_.copies().narrow()->pack(b_.level(), w.value(p), experts, to); });
   }
 
   /// `w` stacks the experts' matrices along its rows: [E*K, N] for Op::none, [E*N, K] for Op::transpose.
   void product(Factor<T> x, VectorView<const std::int32_t> offset, Index inner, MatrixView<const T> w, Op op,
                const T* packed, VectorView<std::byte> working, MatrixView<T> out, TileEnd end) const;
-  /// The same from a copy in pairs of bf16, Op::none.
-  void narrow_product(Factor<float> x, VectorView<const std::int32_t> offset, Index inner,
-                      const std::uint32_t* packed, VectorView<std::byte> working, MatrixView<float> out,
-                      TileEnd end) const;
   /// `height`: rows of dw of one expert.
   void weights(Factor<T> x, Factor<T> dy, VectorView<const std::int32_t> offset, Index height,
                VectorView<std::byte> working, MatrixView<T> dw) const;
 
  private:
   void pack(MatrixView<const T> w, Op op, Index experts, T* out) const;
-  void narrow(MatrixView<const float> w, Index experts, std::uint32_t* out) const;
   template <class B>
   std::uint64_t key(const Parameters<B>& p) const {
     return p.version() * 4 + static_cast<std::uint64_t>(b_.level()) + 1;
@@ -170,36 +157,6 @@ void CpuExpertProduct<T>::product(Factor<T> x, VectorView<const std::int32_t> of
                               task / of_expert, col,
                               smaller(col + group * panel, out.cols)});
   });
-}
-
-template <class T>
-void CpuExpertProduct<T>::narrow_product(Factor<float> x, VectorView<const std::int32_t> offset, Index inner,
-                                         const std::uint32_t* packed, VectorView<std::byte> working,
-                                         MatrixView<float> out, TileEnd end) const {
-  const Index experts = offset.size - 1;
-  if (experts < 1 || offset[experts] == offset[0] || out.cols < 1) return;
-  const Index panel = panel_columns<float>(b_.level());
-  const Index panels = divide_up(out.cols, panel);
-  // Each task rounds the rows of its expert, so it has at least eight panels.
-  const Index group = b_.workers() == 1 ? panels : smaller(8, panels);
-  const Index of_expert = divide_up(panels, group);
-  const bool dot = b_.level() == Level::avx512 && machine_prefers_dot();
-  const Index each = working.size / b_.workers() / 256 * 256;
-  b_.parallel(experts * of_expert, [&](Index task, int worker) {
-    const Index col = task % of_expert * group * panel;
-    b_.at_level(PairTask{x, packed, dot, reinterpret_cast<std::uint32_t*>(working.data + worker * each), out,
-                         offset.data, inner, end, b_.level(), task / of_expert, col,
-                         smaller(col + group * panel, out.cols)});
-  });
-}
-
-template <class T>
-void CpuExpertProduct<T>::narrow(MatrixView<const float> w, Index experts, std::uint32_t* out) const {
-  const Index inner = w.rows / experts;
-  for (Index e = 0; e < experts; ++e) {
-    b_.at_level(PackPairs{w.data + e * inner * w.stride, w.stride, inner, w.cols,
-                          out + e * packed_size<float>(pairs_of(inner), w.cols)});
-  }
 }
 
 template <class T>

@@ -45,15 +45,12 @@ struct EdgeTile {
     if (tile.beta != T(0)) {  // what is computed for nobody is read as well
       for (Index k = 0; k < width; ++k) spare[k] = T(0);
       if (!whole) {
-        for (Index r = 0; r < rows; ++r) {
-          for (Index k = 0; k < width; ++k) edge[r * width + k] = T(0);
-          copy_elements<T, L>(edge + r * width, c + r * stride, cols);
-        }
+        for (Index k = 0; k < rows * width; ++k) edge[k] = T(0);
+        copy_block<T, L>(c, stride, edge, width, rows, cols);
       }
     }
     enter(L{}, tile);
-    if (whole) return;
-    for (Index r = 0; r < rows; ++r) copy_elements<T, L>(c + r * stride, edge + r * width, cols);
+    if (!whole) copy_block<T, L>(edge, width, c, stride, rows, cols);
   }
 };
 

@@ -21,12 +21,33 @@ class ProductEngine {
                     MatrixView<const double> b, double beta, MatrixView<double> c) const = 0;
 };
 
+namespace detail {
+class NarrowWeights;
+}
+
 /// Copies of expert weights that outlive a pass. `none`: products pack what they need. `packed`: tapes made without gradients
 /// of weights keep the weights packed beside the parameters, as much memory again (twice with gradients of the input), made
-/// anew in the first pass after a change. `bf16`: so do tapes with gradients of the input, but those without any keep them in
-/// bf16, half as much memory: weights of experts (and, where that is faster, rows) are rounded to 8 bits of significand, sums are
-/// float. CpuBackend<float> only.
-enum class WeightCopies { none, packed, bf16 };
+/// anew in the first pass after a change. `bf16_copies` (backend/cpu/bf16.hpp): so do tapes with gradients of the input, but those
+/// without any keep them in bf16, half as much memory: weights of experts (and, where that is faster, rows) are rounded to 8 bits
+/// of significand, sums are float. CpuBackend<float> only, and an object with its kernels, so that only programs that name it
+/// compile them.
+class WeightCopies {
+ public:
+  static const WeightCopies none, packed;
+
+  constexpr explicit WeightCopies(bool kept, const detail::NarrowWeights* narrow = nullptr)
+      : kept_(kept), narrow_(narrow) {}
+  constexpr bool kept() const noexcept { return kept_; }
+  constexpr const detail::NarrowWeights* narrow() const noexcept { return narrow_; }  ///< null: as wide as the weights
+
+  friend constexpr bool operator==(const WeightCopies&, const WeightCopies&) = default;
+
+ private:
+  bool kept_;
+  const detail::NarrowWeights* narrow_;
+};
+inline constexpr WeightCopies WeightCopies::none{false};
+inline constexpr WeightCopies WeightCopies::packed{true};
 
 struct CpuOptions {
   std::optional<Level> level{};            ///< instead of the widest of this machine

@@ -89,40 +89,71 @@ MOXIE_INLINE void transpose_block(const T* const* from, T* out, Index step) {
 
 /// out[p * step + j] = stored row j0 + j, element p0 + p; zeros in columns up to `padded`, a multiple of a
 /// vector.
+template <class T>
+struct PackTransposed {
+  const Factor<T>& f;
+  Index p0, count, j0, cols, padded, step;
+  T* out;
+
+  template <class L>
+  MOXIE_INLINE void operator()(L) const {
+    constexpr Index width = lanes<T, L>;
+    const Array<T, width> zeros = {};
+    for (Index j = 0; j < padded; j += width) {
+      Array<const T*, width> from;
+      Array<Index, width> advance;  // columns that do not exist read the same zeros every time
+      for (Index i = 0; i < width; ++i) {
+        const bool exists = j + i < cols;
+        from[i] = exists ? f.row(j0 + j + i) + p0 : zeros;
+        advance[i] = exists ? 1 : 0;
+      }
+      for (Index p = 0; p < count;) {
+        if (count < width) {
+          for (Index i = 0; i < width; ++i) out[p * step + j + i] = from[i][p * advance[i]];
+          ++p;
+          continue;
+        }
+        // The last block reaches back over what is done already.
+        const Index at = smaller(p, count - width);
+        Array<const T*, width> block;
+        for (Index i = 0; i < width; ++i) block[i] = from[i] + at * advance[i];
+        transpose_block<T, L>(block, out + at * step + j, step);
+        p = at + width;
+      }
+    }
+  }
+};
+
+// Entered, not inlined: once a level in a program, however many kernels pack.
 template <class T, class L>
 MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
                                   Index padded, Index step, T* out) {
-  constexpr Index width = lanes<T, L>;
-  const Array<T, width> zeros = {};
-  for (Index j = 0; j < padded; j += width) {
-    Array<const T*, width> from;
-    Array<Index, width> advance;  // columns that do not exist read the same zeros every time
-    for (Index i = 0; i < width; ++i) {
-      const bool exists = j + i < cols;
-      from[i] = exists ? f.row(j0 + j + i) + p0 : zeros;
-      advance[i] = exists ? 1 : 0;
-    }
-    for (Index p = 0; p < count;) {
-      if (count < width) {
-        for (Index i = 0; i < width; ++i) out[p * step + j + i] = from[i][p * advance[i]];
-        ++p;
-        continue;
-      }
-      // The last block reaches back over what is done already.
-      const Index at = smaller(p, count - width);
-      Array<const T*, width> block;
-      for (Index i = 0; i < width; ++i) block[i] = from[i] + at * advance[i];
-      transpose_block<T, L>(block, out + at * step + j, step);
-      p = at + width;
-    }
-  }
+  enter(L{}, PackTransposed<T>{f, p0, count, j0, cols, padded, step, out});
 }
-
 /// The same with rows of `out` as long as the columns are padded.
 template <class T, class L>
 MOXIE_INLINE void pack_transposed(const Factor<T>& f, Index p0, Index count, Index j0, Index cols,
                                   Index padded, T* out) {
   pack_transposed<T, L>(f, p0, count, j0, cols, padded, padded, out);
+}
+
+/// Copies `rows` rows of `cols` elements.
+template <class T>
+struct CopyBlock {
+  const T* from;
+  Index from_step;
+  T* to;
+  Index to_step, rows, cols;
+
+  template <class L>
+  MOXIE_INLINE void operator()(L) const {
+    for (Index r = 0; r < rows; ++r) copy_elements<T, L>(to + r * to_step, from + r * from_step, cols);
+  }
+};
+/// Entered as well.
+template <class T, class L>
+MOXIE_INLINE void copy_block(const T* from, Index from_step, T* to, Index to_step, Index rows, Index cols) {
+  enter(L{}, CopyBlock<T>{from, from_step, to, to_step, rows, cols});
 }
 
 }  // namespace moxie::detail

@@ -58,14 +58,17 @@ class CpuTwins {
   template <class B, class End>
   void run(const ExpertProduct&, const Parameters<B>& p, const ExpertWeights<B>& w,
            const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out, const End& end) {
-    if (self().product() != nullptr)
-      return ExpertProduct::generic(static_cast<B&>(*this), p, w, memory, rows, op, out, end);
+    if (self().product() != nullptr) {
+      self().grouped_gemm(rows, op, w.value(p), out);
+      return end_of_experts(rows.offset, out.cols, tile_end(end));
+    }
     check_workers(memory.workers);
     const CpuExpertProduct<T> twin{self()};
     if constexpr (std::same_as<T, float>) {
       if (memory.narrow && op == Op::none)
-        return twin.narrow_product(factor_of(rows, Op::none), rows.offset, rows.x.cols,
-                                   twin.narrowed(p, w, rows.experts()), memory.working, out, tile_end(end));
+        return self().copies().narrow()->product(
+            {self().executor(), self().level(), factor_of(rows, Op::none), rows.offset, rows.x.cols,
+             twin.narrowed(p, w, rows.experts()), memory.working, out, tile_end(end)});
     }
     twin.product(factor_of(rows, Op::none), rows.offset, rows.x.cols, w.value(p), op,
                  twin.packed(p, w, op, memory.keep, rows.experts()), memory.working, out, tile_end(end));
@@ -91,6 +94,13 @@ class CpuTwins {
   template <class B>
   static Factor<T> factor_of(const Rows<B>& rows, Op op) {
     return {rows.x.data, rows.x.stride, op, rows.index.data, rows.scale.data};
+  }
+  /// `end` for the rows of all experts: what follows the product of an engine is what follows our own, compiled once.
+  void end_of_experts(VectorView<const std::int32_t> offset, Index cols, const TileEnd& end) const {
+    if (end.call == nullptr) return;
+    self().parallel(offset.size - 1, [&](Index e, int) {
+      end.call(end.end, self().level(), e, offset[e], offset[e + 1] - offset[e], 0, cols);
+    });
   }
   /// @throws config_error if the executor has other workers than when the tape was made, whose memory is cut by worker.
   void check_workers(int made_for) const {

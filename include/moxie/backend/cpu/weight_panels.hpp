@@ -30,14 +30,25 @@ constexpr Index packed_size(Index inner, Index cols) {
 }
 
 /// The panel of op(w) from column j on, `width` columns of it: element (p, i) at out[p * width + i].
+template <class T>
+struct PackPanel {
+  const Factor<T>& w;
+  Index first, inner, j, cols, width;
+  T* out;
+
+  template <class L>
+  MOXIE_INLINE void operator()(L) const {
+    if (w.op == Op::none) {
+      pack_rows<T, L>(w, first, inner, j, smaller(width, cols - j), width, out);
+    } else {
+      pack_transposed<T, L>(w, first, inner, j, smaller(width, cols - j), width, out);
+    }
+  }
+};
 template <class T, class L>
 MOXIE_INLINE void pack_panel(const Factor<T>& w, Index first, Index inner, Index j, Index cols,
                              Index width, T* out) {
-  if (w.op == Op::none) {
-    pack_rows<T, L>(w, first, inner, j, smaller(width, cols - j), width, out);
-  } else {
-    pack_transposed<T, L>(w, first, inner, j, smaller(width, cols - j), width, out);
-  }
+  enter(L{}, PackPanel<T>{w, first, inner, j, cols, width, out});
 }
 
 /// Packs N whole vectors of each of `count` rows.
