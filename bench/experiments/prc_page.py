@@ -56,7 +56,7 @@ def mean_changes(entries):
 
 def spread(values):
     middle, half = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    return middle - half, middle, middle + half
+    return max(0.0, middle - half), middle, middle + half  # of shares: none is below 0
 
 
 def with_spread(values, digits=2):
