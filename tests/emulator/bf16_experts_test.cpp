@@ -20,7 +20,7 @@
 #include "moxie/testing/law_report.hpp"
 #include "support/parameters.hpp"
 
-namespace moxie::test {
+namespace moxie::test::bf16_experts_test {
 namespace {
 
 using B = Bf16Backend;
@@ -295,4 +295,4 @@ TEST_CASE("The copy of experts' weights in bf16 is made anew where it may be out
 }
 
 }  // namespace
-}  // namespace moxie::test
+}  // namespace moxie::test::bf16_experts_test

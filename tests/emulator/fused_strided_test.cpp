@@ -16,7 +16,7 @@
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/law_report.hpp"
 
-namespace moxie::test {
+namespace moxie::test::fused_strided_test {
 namespace {
 
 /// As CudaLeaf with CudaOptions::fused_epilogues.
@@ -101,4 +101,4 @@ TEST_CASE("Bias and Gelu are done by the library's strided product, other activa
 }
 
 }  // namespace
-}  // namespace moxie::test
+}  // namespace moxie::test::fused_strided_test
