@@ -295,7 +295,7 @@ class Study(studies.Study):
         measure = self.run_of(measurements(self.sweep)[0]).lasting_flags()
         return {"what": "Pairwise Router Consistency: accuracy and routing change under noise, K = 1 and 2",
                 "command": self.command("bench/experiments/prc.py"), "date": datetime.date.today().isoformat(),
-                "machine": runs.machine(), "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
+                "machine": self.machine(), "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
                 "stability_flags": measure, "pgd_eps": PGD_EPS, "choice": found,
                 "planned": len(self.sweep) + (len(CANDIDATES) + len(BASELINES)) * len(KS) * len(self.setting.seeds),
                 "failed": self.failed, "runs": [self.entry(p) for p in planned if p.name in self.results]}
@@ -313,7 +313,7 @@ def run_study(options, extra):
 
 
 def parser():
-    flags = studies.parser("prc.py", __doc__, SETTINGS, "small: about two and a half hours on two cores; gpu: larger model, longer")
+    flags = studies.parser("prc.py", __doc__, SETTINGS, "small: about two and a quarter hours on two cores; gpu: larger model, longer")
     flags.add_argument("--sweep-epochs", type=float, help="of every run of the sweep, instead of the setting's")
     flags.add_argument("--images", type=int, help="that are measured, likewise")
     return flags

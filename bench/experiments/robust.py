@@ -266,7 +266,7 @@ class Study(studies.Study):
                    if any(p.name in self.results for p in [Planned(kind, seed), *measured(kind, seed)])]
         return {"what": "robust mixtures of experts: RT-ER, JTDMoE and what they are compared with",
                 "command": self.command("bench/experiments/robust.py"), "date": datetime.date.today().isoformat(),
-                "machine": runs.machine(), "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
+                "machine": self.machine(), "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
                 "eps": EPS, "planned": len(self.training) + len(self.measuring), "done": len(self.results),
                 "failed": self.failed, "runs": entries}
 

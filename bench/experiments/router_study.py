@@ -203,7 +203,7 @@ class Study(studies.Study):
                 **{key: final.get(key) for key in ("accuracy", "loss", "dropped", "train_seconds", "images_per_s", "step",
                                                    "layers")}})
         return {"what": "test accuracy of six routers at equal active compute, and ablations, after arXiv 2401.15969",
-                "command": self.command(), "date": datetime.date.today().isoformat(), "machine": runs.machine(),
+                "command": self.command(), "date": datetime.date.today().isoformat(), "machine": self.machine(),
                 "setting": {"name": self.options.setting, **dataclasses.asdict(self.setting)},
                 "planned": len(self.plan), "missing": [p.name for p in self.plan if p.name not in self.results],
                 "failed": self.failed, "runs": entries, **self.timed}

@@ -93,6 +93,11 @@ class Study:
     def save(self):
         runs.write_json(self.options.json, self.record())
 
+    def machine(self):
+        """As runs.machine; with the program's own commit, if it has one."""
+        own = self.options.program_commit
+        return {**runs.machine(), **({"program_commit": own} if own else {})}
+
     def command(self, script, *more):
         """The command line without the machine's paths."""
         words = [script, "--data", self.options.data.name, "--setting", self.options.setting]
@@ -135,6 +140,7 @@ def parser(name, description, settings, settings_help):
     flags.add_argument("--threads", type=int, help="of one run, likewise; 0: all cores")
     flags.add_argument("--jobs", type=int, help="runs at a time, likewise")
     flags.add_argument("--program", default=str(runs.ROOT / "build/release/bin/vmoe"))
+    flags.add_argument("--program-commit", metavar="COMMIT", help="what --program was built from, if not this checkout")
     flags.add_argument("--report", type=pathlib.Path, metavar="FILE.md", help="write the report of --json")
     flags.add_argument("--figures", type=pathlib.Path, metavar="FOLDER", help="where the report's plots go")
     return flags

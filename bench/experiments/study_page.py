@@ -304,7 +304,9 @@ def seeds_text(groups):
 def commit_text(machine):
     if not machine["commit"]:
         return "not known"
-    return f"`{machine['commit'][:12]}`" + (" with uncommitted changes" if machine.get("uncommitted_changes") else "")
+    changes = " with uncommitted changes" if machine.get("uncommitted_changes") else ""
+    program = f" (`vmoe` built from `{machine['program_commit'][:12]}`)" if machine.get("program_commit") else ""
+    return f"`{machine['commit'][:12]}`{changes}{program}"
 
 
 def introduction(record):
