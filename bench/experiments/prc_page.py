@@ -171,7 +171,8 @@ def sweep_section(record):
     lines = ["## The choice of weights", "",
              f"Short runs ({record['setting']['sweep_epochs']:g} epochs of inputs, seeds "
              f"{', '.join(str(s) for s in record['setting']['sweep_seeds'])}, K = 1 and 2). Of those whose mean accuracy is not below "
-             "the best by more than a standard deviation over the seeds, the one whose routes change least was taken. The archive has "
+             "the best by more than a standard deviation over the seeds, the one whose routes change least was taken; the load has no say in it. "
+             "The archive has "
              "no images to validate with, so both were measured on test images; the final runs have other seeds.", ""]
     if record["choice"] is None:
         return lines + ["The sweep is not done yet.", ""]
@@ -179,10 +180,12 @@ def sweep_section(record):
     for diagonal, own in record["choice"].items():
         for name, means in own["candidates"].items():
             chosen = name == own["chosen"]
-            of = next(e["weights"] for e in record["runs"] if e["stage"] == "sweep" and weights_name(e) == name)
+            entries = [e for e in record["runs"] if e["stage"] == "sweep" and weights_name(e) == name]
+            of = entries[0]["weights"]
             rows.append([diagonal, f"{of['prc'] * of['lambda_d']:g}", f"{of['prc'] * of['lambda_o']:g}", number(means["accuracy"], 2, 100),
-                         number(means["change"], 2, 100), number(own["tolerance"], 2, 100), "**yes**" if chosen else ""])
-    return lines + table(["diagonal", "λ_d", "λ_o", "accuracy, %", "routing change, %", "tolerance, points", "taken"], rows)
+                         number(means["change"], 2, 100), number(layer_mean(entries, "load_cv"), 2),
+                         number(own["tolerance"], 2, 100), "**yes**" if chosen else ""])
+    return lines + table(["diagonal", "λ_d", "λ_o", "accuracy, %", "routing change, %", "load CV", "tolerance, points", "taken"], rows)
 
 
 def weights_name(entry):

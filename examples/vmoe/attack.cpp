@@ -12,6 +12,7 @@
 #include "attacker.hpp"
 #include "interrupt.hpp"
 #include "mirror.hpp"
+#include "moxie/ops/argmax.hpp"
 #include "moxie/routing/routing_change.hpp"
 #include "part_accuracy.hpp"
 #include "progress.hpp"
@@ -233,7 +234,7 @@ class Run {
     for (Index i = 0; i < n; ++i) {
       const float* scores = clean_.host.data() + i * classes;
       const std::int32_t label = y_.host[to_size(i)];
-      const bool right = std::max_element(scores, scores + classes) - scores == label;
+      const bool right = moxie::detail::is_largest(scores, classes, Index{label});
       if (!right || standing_.host[to_size(i)] != 0) continue;
       broken.push_back(sample_.numbers[to_size(done_ + i)]);
       comparison.add_routes(before.layers, after.layers, i * tokens, tokens);

@@ -16,9 +16,9 @@ struct AttackRequest {
   std::string data;                  ///< empty: what the model was trained beside
   AttackChoice attack{};
   moxie::PartMode definition = moxie::PartMode::isolated;  ///< of RA-E and RA-R
-  moxie::Index images = 1000;     ///< of the test images, drawn by the seed; 0: all
-  std::uint64_t seed = 0;  ///< of images and attacks
-  moxie::Index batch = 64;        ///< images that are attacked together; no influence on the result
+  moxie::Index images = 1000;  ///< of the test images, drawn by the seed; 0: all
+  std::uint64_t seed = 0;      ///< of images and attacks
+  moxie::Index batch = 64;     ///< images that are attacked together; no influence on the result
   moxie::Index threads = 0;
   moxie::Index pictures = 0;  ///< of points that fell, for a report
 };
