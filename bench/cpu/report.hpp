@@ -14,9 +14,9 @@
 
 namespace bench {
 
-/// Whether a ratio is as it should be. `not_there`: the library cannot do it yet; `no_peer`: what it is compared with is
-/// missing here; `elsewhere`: another program measures it.
-enum class BarState { met, missed, not_there, no_peer, elsewhere };
+/// Whether a ratio is as it should be, or why there is none. `no_peer`: what it is compared with is missing here;
+/// `elsewhere`: another program measures it.
+enum class BarState { met, missed, no_peer, elsewhere };
 
 constexpr const char* to_string(BarState state) {
   switch (state) {
@@ -24,8 +24,6 @@ constexpr const char* to_string(BarState state) {
       return "met";
     case BarState::missed:
       return "missed";
-    case BarState::not_there:
-      return "not there";
     case BarState::no_peer:
       return "no peer";
     default:
@@ -42,7 +40,7 @@ struct Bar {
   Direction direction = Direction::at_least;
   double limit = 0;
   std::optional<double> ratio{};
-  BarState state = BarState::not_there;
+  BarState state = BarState::no_peer;  ///< replaced where there is a ratio
   std::string note{};
 };
 

@@ -6,6 +6,7 @@
 #include "device/allocations.hpp"
 #include "layer_rows.hpp"
 #include "moxie/backend/cpu/bf16.hpp"
+#include "support/tape_formula.hpp"
 
 namespace bench {
 
@@ -52,13 +53,33 @@ inline void bf16_row(CpuRun& run) {
                        .ratio = ratio_of(times[0], times[1])});
   }
 }
-/// Bars of what the library does not have, or another program measures.
+/// Bytes of a layer's tape, beside what docs/performance.md says it takes.
 inline void scratch_row(CpuRun& run) {
-  run.report.add(Bar{.what = "peak scratch of a layer against a documented formula",
-                     .limit = 1,
-                     .note = "of the products of experts: detail::expert_scratch_bytes, which a test checks; "
-                             "of a whole layer there is none, tape_bytes measures it"});
+  const LayerShape s = usual_shape(run);
+  for (const int threads : run.options.threads) {
+    Workers on(threads);
+    const LayerWithMemory layer = make_moe_layer(on.backend, s);
+    for (const auto gradients : {moxie::Gradients::all, moxie::Gradients::none}) {
+      const moxie::test::TapeFormula formula({.tokens = s.tokens,
+                                              .experts = s.experts,
+                                              .choices = s.choices,
+                                              .width = s.width,
+                                              .hidden = s.hidden,
+                                              .workers = threads},
+                                             gradients);
+      const std::size_t bytes = moxie::tape_bytes(layer.layer, s.tokens, gradients);
+      run.report.add(Bar{
+          .what = std::string("peak scratch of a layer against the documented formula, ") +
+                  (gradients == moxie::Gradients::all ? "all gradients" : "no gradients"),
+          .threads = threads,
+          .direction = Direction::at_most,
+          .limit = 1,
+          .ratio = static_cast<double>(bytes) / static_cast<double>(formula.total()),
+          .note = std::to_string(bytes).append(" bytes, the whole tape; formula: docs/performance.md")});
+    }
+  }
 }
+/// Bars that another program measures.
 inline void torch_row(CpuRun& run) {
   for (const auto& [preset, limit] : {std::pair{"nano", 3.0}, {"ti", 1.5}})
     run.report.add(Bar{.what = std::string("training step of ") + preset + " against PyTorch eager",

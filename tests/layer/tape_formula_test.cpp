@@ -102,4 +102,5 @@ TEST_CASE("the formula gives what one computes from the page by hand") {
   const TapeFormula none(s, Gradients::none);
   CHECK(none.saved == 0);
   CHECK(none.scratch == 4 * 8192 * (512 + 2064) + 384 * 2048);
+  CHECK(none.total() == 85656064);
 }
