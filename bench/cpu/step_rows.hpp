@@ -75,7 +75,8 @@ inline void scratch_row(CpuRun& run) {
           .direction = Direction::at_most,
           .limit = 1,
           .ratio = static_cast<double>(bytes) / static_cast<double>(formula.total()),
-          .note = std::to_string(bytes).append(" bytes, the whole tape; formula: docs/performance.md")});
+          .note = std::to_string(bytes).append(
+              " bytes, the whole tape; formula: docs/performance.md")});
     }
   }
 }

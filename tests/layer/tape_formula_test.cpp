@@ -25,8 +25,9 @@ constexpr Gradients every_gradients[] = {Gradients::none, Gradients::input, Grad
 
 template <class R>
 auto layer_of(B& backend, const TapeShape& s, const R& router, const AnyCapacity& capacity) {
-  return MoeLayer(backend, MoeShape{.width = s.width, .experts = s.experts, .group = s.group, .seed = 7}, router,
-                  capacity, FeedForward<Gelu>{.hidden = s.hidden, .output = s.output});
+  return MoeLayer(
+      backend, MoeShape{.width = s.width, .experts = s.experts, .group = s.group, .seed = 7}, router,
+      capacity, FeedForward<Gelu>{.hidden = s.hidden, .output = s.output});
 }
 
 /// `s.capacity` is what `capacity` gives for its group.
@@ -61,10 +62,14 @@ TEST_CASE("a tape without drops takes the bytes that are documented") {
       {.tokens = 0, .experts = 4, .choices = 2, .width = 5, .hidden = 6},
       {.tokens = 1, .experts = 1, .choices = 1, .width = 1, .hidden = 1},
       {.tokens = 64, .experts = 8, .choices = 2, .width = 32, .hidden = 64},
-      {.tokens = 300, .experts = 5, .choices = 5, .width = 17, .hidden = 256, .output = 9},  // rows of H are 1 KiB
-      {.tokens = 100, .experts = 70, .choices = 3, .width = 8, .hidden = 512, .output = 40, .group = 24},
-      {.tokens = 450, .experts = 3, .choices = 2, .width = 264, .hidden = 300},           // more rows than a chunk has
-      {.tokens = 70000, .experts = 16, .choices = 1, .width = 1, .hidden = 1}};  // more than 1024 x 1024 logits
+      // rows of H are 1 KiB
+      {.tokens = 300, .experts = 5, .choices = 5, .width = 17, .hidden = 256, .output = 9},
+      // not whole groups
+      {.tokens = 100, .experts = 70, .choices = 3, .width = 8, .hidden = 512, .group = 24},
+      // more rows than a worker packs at a time
+      {.tokens = 450, .experts = 3, .choices = 2, .width = 264, .hidden = 300, .output = 40},
+      // more than 1024 x 1024 logits
+      {.tokens = 70000, .experts = 16, .choices = 1, .width = 1, .hidden = 1}};
   for (const TapeShape& s : shapes) check(s, Dropless{});
 }
 
@@ -77,14 +82,17 @@ TEST_CASE("a tape of a layer that drops takes the bytes that are documented") {
   s.capacity = 200;  // more than a group has
   check(s, FixedCapacity{200});
   // So few rows that the maps take more than the experts.
-  check({.tokens = 512, .experts = 2, .choices = 2, .width = 4, .hidden = 4, .capacity = 1}, FixedCapacity{1});
-  check({.tokens = 900, .experts = 2, .choices = 2, .width = 64, .hidden = 4, .capacity = 40}, FixedCapacity{40});
+  s = {.tokens = 512, .experts = 2, .choices = 2, .width = 4, .hidden = 4, .capacity = 1};
+  check(s, FixedCapacity{1});
+  s = {.tokens = 900, .experts = 2, .choices = 2, .width = 64, .hidden = 4, .capacity = 40};
+  check(s, FixedCapacity{40});
 }
 
 TEST_CASE("noise adds two matrices of the tokens and one gradient") {
   B backend;
   const TapeShape s{.tokens = 90, .experts = 7, .choices = 2, .width = 12, .hidden = 24};
-  const auto layer = layer_of(backend, s, WithNoise{GaussianNoise{}, TopKRouter{.k = 2}}, Dropless{});
+  const auto layer =
+      layer_of(backend, s, WithNoise{GaussianNoise{}, TopKRouter{.k = 2}}, Dropless{});
   const std::size_t matrix = TapeFormula::bytes(s.tokens * s.experts);
   for (const Gradients gradients : every_gradients)
     CHECK(tape_bytes(layer, s.tokens, gradients) ==

@@ -5,8 +5,8 @@
 
 #include "moxie/core/arena.hpp"
 
-/// The formula of docs/performance.md ("Memory") for what a tape takes, written from there and not from the code that binds:
-/// numbers of float, CpuBackend<float> with its own products, softmax token choice without noise, FeedForward.
+/// The formula of docs/performance.md ("Memory") for what a tape takes, without help of the code that
+/// binds: CpuBackend<float> with its own products, softmax token choice without noise, FeedForward.
 namespace moxie::test {
 
 /// What the bytes depend on; letters as in docs/glossary.md.
@@ -50,12 +50,13 @@ struct TapeFormula {
     const bool all = gradients == Gradients::all;
     rows = bytes(r * o);
     saved = rows + (all ? 2 : 1) * bytes(r * h);
-    scratch = bytes(r) + bytes(r * d) + 2 * bytes(te) + bytes(tk) + (all ? 1 : 2) * bytes(r * h) + products;
+    scratch = bytes(r) + bytes(r * d) + 2 * bytes(te) + bytes(tk) +
+              (all ? 1 : 2) * bytes(r * h) + products;
   }
 
-  /// Of `n` such layers, one after another.
+  /// Of `n` >= 1 such layers, one after another.
   std::size_t total(std::size_t n = 1) const {
-    return n * (kept + saved) + std::max(scratch, maps + rows > saved ? maps + rows - saved : 0);
+    return (n - 1) * (kept + saved) + kept + std::max(saved + scratch, rows + maps);
   }
   /// <n>: of n numbers, in whole blocks of 256 bytes.
   static std::size_t bytes(Index n) { return static_cast<std::size_t>(up(4 * n, 256)); }
