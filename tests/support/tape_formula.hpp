@@ -50,8 +50,12 @@ struct TapeFormula {
     const bool all = gradients == Gradients::all;
     rows = bytes(r * o);
     saved = rows + (all ? 2 : 1) * bytes(r * h);
+    const Index hidden = s.hidden;
+    const std::size_t weights = all && r >= 512 * s.experts
+                                    ? bytes(s.experts * (packed(d, hidden) + packed(hidden, o)))
+                                    : 0;
     scratch = bytes(r) + bytes(r * d) + 2 * bytes(te) + bytes(tk) +
-              (all ? 1 : 2) * bytes(r * h) + products;
+              (all ? 1 : 2) * bytes(r * h) + products + weights;
   }
 
   /// Of `n` >= 1 such layers, one after another.
@@ -68,6 +72,8 @@ struct TapeFormula {
     const Index first = (n + 1023) / 1024;
     return first > 1024 ? first + chunks(first) : first;
   }
+  /// Numbers of a matrix [a, b] in panels, either way round.
+  static Index packed(Index a, Index b) { return std::max(a * up(b, 16), b * up(a, 16)); }
   static std::size_t of_worker(Index rows, Index widest, bool weights) {
     const Index n = std::min<Index>(512, rows);
     const Index packed = std::min<Index>(256, widest) * (up(n, 16) + 16) +

@@ -64,18 +64,18 @@ struct FeedForward {
     const Matrix<B> pre = tape.pre.top(in.rows);
     const Matrix<B> act = tape.act.top(in.rows);
     const bool keep_pre = act.data != pre.data;
-    expert_product(b, p, state.w1, tape.products, in, Op::none, pre,
-                   BiasActivationEnd<B, A>{p.value(state.b1), pre, act, keep_pre});
-    expert_product(b, p, state.w2, tape.products, plain<B>(act, in), Op::none, out,
-                   BiasEnd<B>{p.value(state.b2), out});
+    const BiasActivationEnd<B, A> activate{p.value(state.b1), pre, act, keep_pre};
+    expert_pair(b, p, tape.products, ExpertStep<B, BiasActivationEnd<B, A>>{state.w1, in, Op::none, pre, activate},
+                ExpertStep<B, BiasEnd<B>>{state.w2, plain<B>(act, in), Op::none, out, {p.value(state.b2), out}});
   }
   template <Backend B>
   void backward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
                 const Rows<B>& dy, Matrix<B> dx, Tape<B>& tape, Gradients gradients) const {
     const Matrix<B> d = tape.d_hidden.top(in.rows);
     const Rows<B> d_rows = plain<B>(d, in);
-    expert_product(b, p, state.w2, tape.products, dy, Op::transpose, d,
-                   ActivationBackwardEnd<B, A>{tape.pre.top(in.rows), d});
+    const ActivationBackwardEnd<B, A> derive{tape.pre.top(in.rows), d};
+    expert_pair(b, p, tape.products, ExpertStep<B, ActivationBackwardEnd<B, A>>{state.w2, dy, Op::transpose, d, derive},
+                ExpertStep<B, NoEnd>{state.w1, d_rows, Op::transpose, dx, {}});
     if (gradients == Gradients::all) {
       expert_weights_product(b, tape.products, plain<B>(tape.act.top(in.rows), in), dy,
                              p.gradient(state.w2.id));
@@ -83,7 +83,6 @@ struct FeedForward {
       expert_weights_product(b, tape.products, in, d_rows, p.gradient(state.w1.id));
       expert_bias_backward(b, d_rows, p.gradient(state.b1));
     }
-    expert_product(b, p, state.w1, tape.products, d_rows, Op::transpose, dx, NoEnd{});
   }
 
   friend constexpr bool operator==(const FeedForward&, const FeedForward&) = default;

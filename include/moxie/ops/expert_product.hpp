@@ -41,6 +41,7 @@ struct ExpertWeights {
 template <Backend B>
 struct ExpertMemory {
   Scratch<B> working;
+  Scratch<B> packed;    ///< for weights that a training pass packs; may be empty
   int workers = 0;      ///< that `working` is cut for
   bool keep = false;    ///< weights are worth a copy that outlives the pass: it will not be followed by an update
   bool narrow = false;  ///< that copy may be narrower than the weights
@@ -129,6 +130,33 @@ struct ExpertProduct {
   }
 };
 inline constexpr ExpertProduct expert_product{};
+
+/// A product of experts: out[r, :] = rows(r, :) op(w_e), then `end`.
+template <Backend B, class End>
+struct ExpertStep {
+  const ExpertWeights<B>& w;
+  Rows<B> rows;
+  Op op;
+  Matrix<B> out;
+  End end;
+};
+
+/// Two products, the rows of the second being what the first one (`out`, or what its end writes) gives: a backend may do both
+/// for some rows while these are in cache.
+struct ExpertPair {
+  template <Backend B, class One, class Two>
+  void operator()(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,
+                  const ExpertStep<B, Two>& two) const {
+    detail::run_or_generic(*this, b, p, memory, one, two);
+  }
+  template <Backend B, class One, class Two>
+  static void generic(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,
+                      const ExpertStep<B, Two>& two) {
+    expert_product(b, p, one.w, memory, one.rows, one.op, one.out, one.end);
+    expert_product(b, p, two.w, memory, two.rows, two.op, two.out, two.end);
+  }
+};
+inline constexpr ExpertPair expert_pair{};
 
 /// dw_e += sum over the rows r of e of rows(r, :)^T dy(r, :).
 struct ExpertWeightsProduct {

@@ -57,6 +57,22 @@ constexpr Index expert_scratch_bytes(Index rows, Index widest, bool weights) {
          256;
 }
 
+/// Memory of the products of experts.
+struct ExpertRoom {
+  VectorView<std::byte> working;  // cut by worker
+  VectorView<std::byte> packed;   // for the weights of one or two products, or empty
+};
+
+/// Rows an expert, on average, from which a training pass packs all weights of a product before it: fewer are packed while
+/// they are used.
+inline constexpr Index rows_worth_packing = 512;
+
+/// Bytes of packed weights [E, rows, cols], as they are or transposed.
+template <class T>
+constexpr Index expert_packed_bytes(Index experts, Index rows, Index cols) {
+  return experts * larger(packed_size<T>(rows, cols), packed_size<T>(cols, rows)) * static_cast<Index>(sizeof(T));
+}
+
 /// The products of experts on the CPU: a twin of ExpertProduct and ExpertWeightsProduct.
 template <class T>
 class CpuExpertProduct {
@@ -78,6 +94,13 @@ class CpuExpertProduct {
                                       : expert_scratch_bytes<T>(rows, widest, arena.wants_weights());
     memory.workers = b_.workers();
     memory.working = arena.scratch_bytes(static_cast<std::size_t>(bytes * b_.workers()));
+    Index packed_bytes = 0;
+    for (const ExpertWeights<B>* w : {&one, &two}) {
+      const std::vector<Index>& shape = p.entry(w->id).shape;
+      if (arena.wants_weights() && b_.copies().kept() && rows >= rows_worth_packing * shape[0])
+        packed_bytes += expert_packed_bytes<T>(shape[0], shape[1], shape[2]);
+    }
+    if (packed_bytes > 0) memory.packed = arena.scratch_bytes(static_cast<std::size_t>(packed_bytes));
     if (!memory.keep) return;
     for (const ExpertWeights<B>* w : {&one, &two}) {
       const std::vector<Index>& shape = p.entry(w->id).shape;
@@ -109,15 +132,49 @@ class CpuExpertProduct {
         key(p), true, true, [&](void* to) { b_.copies().narrow()->pack(b_.level(), w.value(p), experts, to); });
   }
 
-  /// `w` stacks the experts' matrices along its rows: [E*K, N] for Op::none, [E*N, K] for Op::transpose.
-  void product(Factor<T> x, VectorView<const std::int32_t> offset, Index inner, MatrixView<const T> w, Op op,
-               const T* packed, VectorView<std::byte> working, MatrixView<T> out, TileEnd end) const;
+  /// `factors.w` stacks the experts' matrices along its rows: [E*K, N] for Op::none, [E*N, K] for Op::transpose.
+  void product(ExpertFactors<T> factors, VectorView<const std::int32_t> offset, ExpertRoom room) const;
+  /// One product and the next, whose rows the first one makes: a task does both for some rows of an expert, while they are
+  /// in cache. Same bits as one after the other.
+  void pair(ExpertFactors<T> first, ExpertFactors<T> second, VectorView<const std::int32_t> offset,
+            ExpertRoom room) const;
   /// `height`: rows of dw of one expert.
   void weights(Factor<T> x, Factor<T> dy, VectorView<const std::int32_t> offset, Index height,
                VectorView<std::byte> working, MatrixView<T> dw) const;
 
  private:
+  static void check(const ExpertFactors<T>& factors, VectorView<const std::int32_t> offset);
+  /// Rows of which two products are done at once: what is between them stays in the second level's cache.
+  static constexpr Index pair_rows = 256;
+  /// That an executor's workers are given, so that they end together.
+  Index tasks() const { return b_.workers() == 1 ? 1 : 16 * b_.workers(); }
+
+  struct Part {
+    Index e, part;
+  };
+  /// `parts(e)`: in how many tasks expert e is cut.
+  template <class Parts>
+  static Index all_parts(Index experts, const Parts& parts) {
+    Index all = 0;
+    for (Index e = 0; e < experts; ++e) all += parts(e);
+    return all;
+  }
+  template <class Parts>
+  static Part part_of(Index task, const Parts& parts) {
+    Index e = 0;
+    for (Index n = parts(0); task >= n; n = parts(++e)) task -= n;
+    return {e, task};
+  }
   void pack(MatrixView<const T> w, Op op, Index experts, T* out) const;
+  /// Packs the weights of a product of `count` rows into the beginning of `room`, which it leaves without that.
+  void pack_before(ExpertFactors<T>& f, Index count, VectorView<std::byte>& room) const {
+    const Index bytes = f.experts * packed_size<T>(f.inner, f.out.cols) * static_cast<Index>(sizeof(T));
+    if (f.packed != nullptr || count < rows_worth_packing * f.experts || room.size < bytes) return;
+    T* const out = reinterpret_cast<T*>(room.data);
+    pack(f.w, f.op, f.experts, out);
+    f.packed = out;
+    room = {room.data + bytes, room.size - bytes};
+  }
   template <class B>
   std::uint64_t key(const Parameters<B>& p) const {
     return p.version() * 4 + static_cast<std::uint64_t>(b_.level()) + 1;
@@ -131,31 +188,62 @@ class CpuExpertProduct {
 };
 
 template <class T>
-void CpuExpertProduct<T>::product(Factor<T> x, VectorView<const std::int32_t> offset, Index inner,
-                                  MatrixView<const T> w, Op op, const T* packed,
-                                  VectorView<std::byte> working, MatrixView<T> out, TileEnd end) const {
-  const Index experts = offset.size - 1;
-  if (experts < 1) return;
-  const Index count = offset[experts] - offset[0];
-  if (w.cols != (op == Op::none ? out.cols : inner) ||
-      w.rows != experts * (op == Op::none ? inner : out.cols) || offset[experts] > out.rows) {
-    throw_shape("moxie::CpuBackend: product of experts: rows are ", inner, " wide, ", offset[experts],
-                " of them, out is [", out.rows, " x ", out.cols, "], and w is [", w.rows, " x ", w.cols,
-                "] for ", experts, " experts, op ", op == Op::none ? "none" : "transpose");
-  }
-  if (count < 1 || out.cols < 1) return;
+void CpuExpertProduct<T>::check(const ExpertFactors<T>& f, VectorView<const std::int32_t> offset) {
+  if (f.w.cols == (f.op == Op::none ? f.out.cols : f.inner) &&
+      f.w.rows == f.experts * (f.op == Op::none ? f.inner : f.out.cols) && offset[f.experts] <= f.out.rows)
+    return;
+  throw_shape("moxie::CpuBackend: product of experts: rows are ", f.inner, " wide, ", offset[f.experts],
+              " of them, out is [", f.out.rows, " x ", f.out.cols, "], and w is [", f.w.rows, " x ", f.w.cols,
+              "] for ", f.experts, " experts, op ", f.op == Op::none ? "none" : "transpose");
+}
+
+template <class T>
+void CpuExpertProduct<T>::product(ExpertFactors<T> f, VectorView<const std::int32_t> offset,
+                                  ExpertRoom room) const {
+  if (f.experts < 1) return;
+  check(f, offset);
+  const Index count = offset[f.experts] - offset[0];
+  if (count < 1 || f.out.cols < 1) return;
+  pack_before(f, count, room.packed);
+  // Many panels a task: its rows stay in cache from panel to panel, and only the first one is not fetched ahead.
   const Index panel = panel_columns<T>(b_.level());
-  const Index panels = divide_up(out.cols, panel);
-  const Index work = divide_up(count, experts) * larger(inner, 1) * panel;
-  const Index group =
-      b_.workers() == 1 ? panels : smaller(divide_up(4 * worth_a_task, work), panels);
-  const Index of_expert = divide_up(panels, group);
-  b_.parallel(experts * of_expert, [&](Index task, int worker) {
-    const Index col = task % of_expert * group * panel;
-    b_.at_level(ExpertTask<T>{x, w, op, packed, of_worker(working, worker, b_.workers()), out, offset.data,
-                              inner, end, b_.level(), experts * packed_size<T>(inner, out.cols),
-                              task / of_expert, col,
-                              smaller(col + group * panel, out.cols)});
+  const Index panels = divide_up(f.out.cols, panel);
+  const Index worth = larger(divide_up(worth_a_task, larger(f.inner, 1) * f.out.cols), divide_up(count, tasks()));
+  const auto parts = [&](Index e) { return smaller(divide_up(offset[e + 1] - offset[e], worth), panels); };
+  b_.parallel(all_parts(f.experts, parts), [&](Index task, int worker) {
+    const auto [e, part] = part_of(task, parts);
+    const Index step = divide_up(panels, parts(e)) * panel;
+    const Index first = smaller(part * step, f.out.cols);
+    const Index last = smaller(first + step, f.out.cols);
+    const T* const after = last < f.out.cols ? nullptr : f.packed_of(e + 1);
+    b_.at_level(ExpertTask<T>{f, of_worker(room.working, worker, b_.workers()), after, b_.level(), e, offset[e],
+                              offset[e + 1], first, last});
+  });
+}
+
+template <class T>
+void CpuExpertProduct<T>::pair(ExpertFactors<T> first, ExpertFactors<T> second,
+                               VectorView<const std::int32_t> offset, ExpertRoom room) const {
+  const Index experts = first.experts;
+  const Index count = experts < 1 ? 0 : offset[experts] - offset[0];
+  if (count < pair_rows * larger(2 * experts, tasks())) {
+    product(first, offset, room);
+    product(second, offset, room);
+    return;
+  }
+  check(first, offset);
+  check(second, offset);
+  pack_before(first, count, room.packed);
+  pack_before(second, count, room.packed);
+  const auto parts = [&](Index e) { return divide_up(offset[e + 1] - offset[e], pair_rows); };
+  b_.parallel(all_parts(experts, parts), [&](Index task, int worker) {
+    const auto [e, part] = part_of(task, parts);
+    const Index rows = even_part(offset[e + 1] - offset[e], pair_rows);
+    const Index begin = smaller(offset[e] + part * rows, offset[e + 1]);
+    const Index end = smaller(begin + rows, offset[e + 1]);
+    T* const scratch = of_worker(room.working, worker, b_.workers());
+    b_.at_level(ExpertTask<T>{first, scratch, second.packed_of(e), b_.level(), e, begin, end, 0, first.out.cols});
+    b_.at_level(ExpertTask<T>{second, scratch, first.packed_of(e), b_.level(), e, begin, end, 0, second.out.cols});
   });
 }
 

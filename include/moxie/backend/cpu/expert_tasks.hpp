@@ -19,6 +19,11 @@ struct TileEnd {
   Index other_stride = 0;  // bytes
 };
 
+/// A length, whole tiles of most levels, in so many parts of about one length that none is longer than `most`, nearly.
+constexpr Index even_part(Index length, Index most) {
+  return divide_up(divide_up(length, divide_up(length, most)), 8) * 8;
+}
+
 /// One tile of a result whose edges need not be whole tiles: surplus rows are computed and go to a spare row, surplus
 /// columns to a copy.
 template <class T, class L, int N>
@@ -54,38 +59,53 @@ struct EdgeTile {
   }
 };
 
-/// out[r, :] = x(r, :) op(w_e), from packed weights or from weights that the task packs itself.
+/// out[r, :] = x(r, :) op(w_e) for the rows r of each expert e.
 template <class T>
-struct ExpertTask {
+struct ExpertFactors {
   Factor<T> x;  // op none
+  Index inner;
   MatrixView<const T> w;
   Op op;
-  const T* packed;  // null: not packed
-  T* scratch;       // room for two panels
+  const T* packed;  // weights of all experts; null: not packed
+  Index experts;
   MatrixView<T> out;
-  const std::int32_t* offset;
-  Index inner;
   TileEnd end;
+
+  /// The packed weights of an expert; null: none, or no such expert.
+  const T* packed_of(Index e) const {
+    return packed == nullptr || e >= experts ? nullptr : packed + e * packed_size<T>(inner, out.cols);
+  }
+  /// Of one expert, not packed.
+  Factor<T> weights(Index e) const {
+    return {w.data + e * (op == Op::none ? inner : out.cols) * w.stride, w.stride, op, nullptr, nullptr};
+  }
+};
+
+/// Some rows of an expert by some panels, from packed weights or from weights that the task packs itself.
+template <class T>
+struct ExpertTask {
+  const ExpertFactors<T>& of;
+  T* scratch;      // room for two panels, where not packed
+  const T* after;  // packed weights that are likely to be read after the task's; may be null
   Level level;
-  Index packed_elements;  // of all experts
-  Index e, first_col, last_col;
+  Index e, begin_row, end_row, first_col, last_col;
 
 
   template <class L>
   MOXIE_INLINE void operator()(L) const {
-    if (offset[e] == offset[e + 1]) return;
+    if (begin_row == end_row) return;
     constexpr Index vector = lanes<T, L>;
     constexpr int most = panel_vectors<L>;
     // A stretch of rows at a time: the addresses of its pages, and half of it, stay in the second level's caches.
-    const Index rows_of_expert = offset[e + 1] - offset[e];
-    const Index fit = larger(stretch_bytes / (larger(inner, 1) * static_cast<Index>(sizeof(T))), 24) *
-                      (packed != nullptr ? 1 : 4);
-    const Index stretch = divide_up(divide_up(rows_of_expert, divide_up(rows_of_expert, fit)), 8) * 8;
-    Scratch memory{scratch, scratch + inner * most * vector, 0};
-    for (Index row = offset[e]; row < offset[e + 1]; row += stretch) {
-      const Index rows = smaller(stretch, offset[e + 1] - row);
+    const Index all = end_row - begin_row;
+    const Index fit = larger(stretch_bytes / (larger(of.inner, 1) * static_cast<Index>(sizeof(T))), 24) *
+                      (of.packed != nullptr ? 1 : 4);
+    const Index stretch = even_part(all, fit);
+    Scratch memory{scratch, scratch + of.inner * most * vector, 0};
+    for (Index row = begin_row; row < end_row; row += stretch) {
+      const Index rows = smaller(stretch, end_row - row);
       for (Index j = first_col; j < last_col; j += most * vector) {
-        const Index left = divide_up(out.cols - j, vector);
+        const Index left = divide_up(of.out.cols - j, vector);
         if (most >= 3 && left >= 3) {
           run<L, 3 <= most ? 3 : 1>(memory, row, rows, j);
         } else if (most >= 2 && left >= 2) {
@@ -114,18 +134,22 @@ struct ExpertTask {
     constexpr Index width = Edge::width;
     constexpr Index line = 64 / static_cast<Index>(sizeof(T));
     constexpr Index lines = divide_up(width, line);
-    const Index cols = out.cols;
-    const Index size = packed_size<T>(inner, cols);
-    const T* const weights = w.data + e * (op == Op::none ? inner : cols) * w.stride;
+    const Index inner = of.inner;
+    const Index cols = of.out.cols;
+    const Factor<T> w = of.weights(e);
+    const T* const packed = of.packed_of(e);
+    const Op op = w.op;
+    const TileEnd& end = of.end;
+    const T* const weights = w.data;
     // A copy pays from the third tile on: the first two would read it as often as it is written.
     const bool in_place = packed == nullptr && op == Op::none && rows <= 2 * height && cols - j >= width;
-    const T* panel = packed != nullptr ? packed + e * size + j * inner : in_place ? weights + j : memory.here;
+    const T* panel = packed != nullptr ? packed + j * inner : in_place ? weights + j : memory.here;
     if (packed == nullptr && !in_place) {
       if (op == Op::none && cols - j >= width) {
         copy_panel<T, L, N>(weights + memory.ready * w.stride + j, w.stride, inner - memory.ready,
                             memory.here + memory.ready * width);
       } else {
-        pack_panel<T, L>({weights, w.stride, op, nullptr, nullptr}, 0, inner, j, cols, width, memory.here);
+        pack_panel<T, L>(w, 0, inner, j, cols, width, memory.here);
       }
       memory.ready = 0;
     }
@@ -138,10 +162,8 @@ struct ExpertTask {
     if (packed != nullptr) {
       if (!last_panel) {
         next = panel + width * inner;
-      } else if (first_row + rows < offset[e + 1]) {
-        next = packed + e * size + first_col * inner;
-      } else if ((e + 1) * size < packed_elements) {
-        next = packed + (e + 1) * size + first_col * inner;
+      } else {
+        next = first_row + rows < end_row ? packed + first_col * inner : after;
       }
     } else if (!last_panel) {
       next = op == Op::none ? weights + j + width : weights + (j + width) * w.stride;
@@ -161,11 +183,11 @@ struct ExpertTask {
       tile.next = fetches ? next + fetched * next_step : nullptr;
       tile.next_rows = fetches ? divide_up(8 * share, larger(inner, 1)) : 0;
       for (Index r = 0; r < count; ++r) {
-        edge.from[r] = x.row(row + r);
-        edge.factor[r] = x.factor(row + r);
+        edge.from[r] = of.x.row(row + r);
+        edge.factor[r] = of.x.factor(row + r);
       }
       for (Index r = height; r < smaller(2 * height, rows - i); ++r) {
-        const T* const soon = x.row(row + r);
+        const T* const soon = of.x.row(row + r);
         __builtin_prefetch(soon);
         __builtin_prefetch(soon + line);
       }
@@ -173,7 +195,7 @@ struct ExpertTask {
         const std::byte* const first = end.other + (row + r) * end.other_stride + j * static_cast<Index>(sizeof(T));
         for (Index k = 0; k < lines; ++k) __builtin_prefetch(first + 64 * k, 1);
       }
-      edge.run(tile, out.row(row) + j, out.stride, count, cols - j);
+      edge.run(tile, of.out.row(row) + j, of.out.stride, count, cols - j);
       if (end.call != nullptr) end.call(end.end, level, e, row, count, j, smaller(width, cols - j));
       // Rows of weights may lie so far apart that they displace each other: those just fetched are copied at once.
       if (copies && fetches) {

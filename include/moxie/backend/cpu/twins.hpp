@@ -70,8 +70,18 @@ class CpuTwins {
             {self().executor(), self().level(), factor_of(rows, Op::none), rows.offset, rows.x.cols,
              twin.narrowed(p, w, rows.experts()), memory.working, out, tile_end(end)});
     }
-    twin.product(factor_of(rows, Op::none), rows.offset, rows.x.cols, w.value(p), op,
-                 twin.packed(p, w, op, memory.keep, rows.experts()), memory.working, out, tile_end(end));
+    twin.product(factors(twin, p, w, memory, rows, op, out, end), rows.offset, {memory.working, memory.packed});
+  }
+  template <class B, class One, class Two>
+  void run(const ExpertPair&, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,
+           const ExpertStep<B, Two>& two) {
+    if (self().product() != nullptr || memory.narrow)
+      return ExpertPair::generic(static_cast<B&>(*this), p, memory, one, two);
+    check_workers(memory.workers);
+    const CpuExpertProduct<T> twin{self()};
+    twin.pair(factors(twin, p, one.w, memory, one.rows, one.op, one.out, one.end),
+              factors(twin, p, two.w, memory, two.rows, two.op, two.out, two.end), one.rows.offset,
+              {memory.working, memory.packed});
   }
   template <class B>
   void run(const ExpertWeightsProduct&, const ExpertMemory<B>& memory, const Rows<B>& rows,
@@ -94,6 +104,13 @@ class CpuTwins {
   template <class B>
   static Factor<T> factor_of(const Rows<B>& rows, Op op) {
     return {rows.x.data, rows.x.stride, op, rows.index.data, rows.scale.data};
+  }
+  template <class B, class End>
+  static ExpertFactors<T> factors(const CpuExpertProduct<T>& twin, const Parameters<B>& p, const ExpertWeights<B>& w,
+                                  const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out,
+                                  const End& end) {
+    return {factor_of(rows, Op::none), rows.x.cols, w.value(p), op,
+            twin.packed(p, w, op, memory.keep, rows.experts()), rows.experts(), out, tile_end(end)};
   }
   /// `end` for the rows of all experts: what follows the product of an engine is what follows our own, compiled once.
   void end_of_experts(VectorView<const std::int32_t> offset, Index cols, const TileEnd& end) const {

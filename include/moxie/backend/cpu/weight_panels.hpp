@@ -79,9 +79,13 @@ struct PackWeights {
   MOXIE_INLINE void operator()(L) const {
     constexpr Index vector = lanes<T, L>;
     constexpr Index panel = panel_vectors<L> * vector;
-    for (Index j = 0; j < cols; j += panel) {
-      const Index width = smaller(panel, divide_up(cols - j, vector) * vector);
-      pack_panel<T, L>(w, 0, inner, j, cols, width, out + j * inner);
+    // Some rows of all panels at a time: their memory is read in its order.
+    const Index rows = w.op == Op::none ? 8 : inner;
+    for (Index p = 0; p < inner; p += rows) {
+      for (Index j = 0; j < cols; j += panel) {
+        const Index width = smaller(panel, divide_up(cols - j, vector) * vector);
+        pack_panel<T, L>(w, p, smaller(rows, inner - p), j, cols, width, out + j * inner + p * width);
+      }
     }
   }
 };

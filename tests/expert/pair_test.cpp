@@ -1,0 +1,132 @@
+// Both products of a perceptron at once, stretch by stretch of rows, give the bits of one after the other.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "moxie/backend/cpu.hpp"
+#include "moxie/backend/thread_pool.hpp"
+#include "moxie/core/memory.hpp"
+#include "moxie/ops/expert_product.hpp"
+#include "support/kernels.hpp"
+
+namespace moxie::test::pair_test {
+
+namespace {
+
+using Ints = std::vector<std::int32_t>;
+
+/// x [R, D] to act(x W1 + b1) [R, H] to [R, O] and, with the transposed weights, from [R, O] back to [R, D].
+template <class T>
+struct Pair {
+  using B = CpuBackend<T>;
+  static constexpr Index d = 11, h = 70, o = 19;
+
+  B backend;
+  Ints offset;
+  Scope<B> scope;
+  ExpertWeights<B> w1, w2;
+  typename Parameters<B>::Id b1 = 0;
+  ExpertMemory<B> memory;
+  Memory<B> bytes;
+  std::vector<T> x, pre, act, out, back, dx;
+
+  Pair(const B& b, Ints offsets, Gradients gradients)
+      : backend(b), offset(std::move(offsets)), scope(root(backend)) {
+    const Index experts = static_cast<Index>(offset.size()) - 1;
+    w1 = {scope.add_experts("w1", {experts, d, h}, Initializer::normal(0.3), false)};
+    w2 = {scope.add_experts("w2", {experts, h, o}, Initializer::normal(0.3), false)};
+    b1 = scope.add_experts("b1", {experts, h}, Initializer::normal(1.0), false);
+    scope.parameters->initialize(3);
+    Arena<B> measured(gradients);
+    expert_product.bind(backend, measured, *scope.parameters, w1, w2, rows(), memory);
+    bytes = Memory<B>(backend, measured.peak());
+    Arena<B> arena(gradients, bytes.data(), bytes.bytes());
+    expert_product.bind(backend, arena, *scope.parameters, w1, w2, rows(), memory);
+    x.resize(static_cast<std::size_t>(rows() * d));
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<T>(std::sin(0.37 * static_cast<double>(i)));
+  }
+  Pair(const Pair&) = delete;
+
+  Index rows() const { return offset.back(); }
+
+  /// Both ways, by `run(backend, parameters, memory, first step, second step)`.
+  template <class Run>
+  void all(const Run& run) {
+    for (auto* v : {&pre, &act, &back}) v->assign(static_cast<std::size_t>(rows() * h), T(-7));
+    out.assign(static_cast<std::size_t>(rows() * o), T(-7));
+    dx.assign(static_cast<std::size_t>(rows() * d), T(-7));
+    const Parameters<B>& p = *scope.parameters;
+    const Matrix<B> to_pre = view(pre, h);
+    const Matrix<B> to_act = view(act, h);
+    const Matrix<B> to_back = view(back, h);
+    using Activate = BiasActivationEnd<B, Gelu>;
+    using Derive = ActivationBackwardEnd<B, Gelu>;
+    run(backend, p, memory,
+        ExpertStep<B, Activate>{w1, from(view(x, d)), Op::none, to_pre, {p.value(b1), to_pre, to_act, true}},
+        ExpertStep<B, NoEnd>{w2, from(to_act), Op::none, view(out, o), {}});
+    run(backend, p, memory, ExpertStep<B, Derive>{w2, from(view(out, o)), Op::transpose, to_back, {to_pre, to_back}},
+        ExpertStep<B, NoEnd>{w1, from(to_back), Op::transpose, view(dx, d), {}});
+  }
+
+ private:
+  Matrix<B> view(std::vector<T>& v, Index cols) { return {v.data(), rows(), cols}; }
+  Rows<B> from(ConstMatrix<B> m) const {
+    return {m, {}, {}, {offset.data(), static_cast<Index>(offset.size())}, rows()};
+  }
+};
+
+constexpr auto at_once = [](auto&&... a) { expert_pair(a...); };
+constexpr auto one_by_one = [](auto&&... a) { ExpertPair::generic(a...); };
+
+template <class T>
+void check(const Ints& offset) {
+  ThreadPool three(3);
+  for (const Gradients gradients : {Gradients::none, Gradients::input, Gradients::all}) {
+    CAPTURE(static_cast<int>(gradients));
+    Pair<T> wanted(CpuBackend<T>{}, offset, gradients);
+    wanted.all(one_by_one);
+    Pair<T> alone(CpuBackend<T>{}, offset, gradients);
+    alone.all(at_once);
+    Pair<T> shared(CpuBackend<T>{three}, offset, gradients);
+    shared.all(at_once);
+    for (const Pair<T>* own : {&alone, &shared}) {
+      CHECK(own->pre == wanted.pre);
+      CHECK(own->act == wanted.act);
+      CHECK(own->out == wanted.out);
+      CHECK(own->back == wanted.back);
+      CHECK(own->dx == wanted.dx);
+    }
+    // The rows are there, and the last of them is what its sums are.
+    const std::size_t last = static_cast<std::size_t>(wanted.rows()) - 1;
+    const Index e = static_cast<Index>(offset.size()) - 2;
+    double sum = static_cast<double>(wanted.scope.parameters->value(wanted.b1)(e, 5));
+    for (Index i = 0; i < Pair<T>::d; ++i)
+      sum += static_cast<double>(wanted.x[last * Pair<T>::d + static_cast<std::size_t>(i)]) *
+             static_cast<double>(wanted.scope.parameters->value(wanted.w1.id)(e * Pair<T>::d + i, 5));
+    CHECK(static_cast<double>(alone.pre[last * Pair<T>::h + 5]) == doctest::Approx(sum).epsilon(1e-4));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("two products at once: experts of few, no and many rows") {
+  // 13056 rows: more than 256 for each of 48 tasks of three workers; the last expert has rows enough to be packed before.
+  check<float>({0, 0, 3, 300, 300, 13056});
+  check<double>({0, 257, 513, 513, 520, 13056});
+}
+TEST_CASE("two products at once: fewer rows than are worth it") { check<float>({0, 7, 7, 300}); }
+
+TEST_CASE("weights are packed before a training pass from 512 rows an expert on") {
+  const auto packed_bytes = [](Gradients gradients, std::int32_t rows, WeightCopies copies) {
+    return Pair<float>(CpuBackend<float>(CpuOptions{.copies = copies}), {0, 0, rows}, gradients).memory.packed.size;
+  };
+  // [11, 70] in panels is 11 x 80 numbers, transposed 70 x 16; [70, 19] is 70 x 32, transposed 19 x 80
+  CHECK(packed_bytes(Gradients::all, 1024, WeightCopies::packed) == 2 * (70 * 16 + 70 * 32) * 4);
+  CHECK(packed_bytes(Gradients::all, 1023, WeightCopies::packed) == 0);
+  CHECK(packed_bytes(Gradients::input, 1024, WeightCopies::packed) == 0);
+  CHECK(packed_bytes(Gradients::none, 1024, WeightCopies::packed) == 0);
+  CHECK(packed_bytes(Gradients::all, 1024, WeightCopies::none) == 0);
+}
+
+}  // namespace moxie::test::pair_test
