@@ -16,13 +16,13 @@ bool one_of(std::string_view value, std::initializer_list<std::string_view> valu
   return std::find(values.begin(), values.end(), value) != values.end();
 }
 
-/// The flags that were typed. Which of them are idle is asked with values that there are: a name that there is not has an
-/// error of its own, later.
+/// The flags that were typed. Which of them are idle is asked with values that there are: a name
+/// that there is not has an error of its own, later.
 class Typed {
  public:
   explicit Typed(const OptionNames& flags) : flags_(flags) {}
 
-  /// Refuses each of `names` if they are idle. `why`: "beside --router soft", "without --prc WEIGHT".
+  /// Refuses each of `names` if they are idle. `why`: "beside --router soft", "without --prc".
   void refuse(bool idle, const std::string& why, Names names) const {
     if (!idle) return;
     for (const char* name : names)
@@ -67,8 +67,8 @@ void refuse_of_router(const Options& o, const Typed& typed) {
   const bool sparse = one_of(o.router, {"sparse_token_choice", "sparse_expert_choice"});
   const bool softmax = one_of(o.router, {"softmax_token_choice", "softmax_expert_choice"});
   const bool sigmoid = o.router == "sigmoid_token_choice";
-  if (!sinkhorn && !sparse && !softmax && !sigmoid && !one_of(o.router, {"soft", "hash", "uniform"}))
-    return;
+  const bool other = one_of(o.router, {"soft", "hash", "uniform"});
+  if (!sinkhorn && !sparse && !softmax && !sigmoid && !other) return;
   typed.refuse(!sinkhorn, why, {"epsilon", "plan_at_eval"});
   typed.refuse(!sinkhorn && !sparse, why, {"iterations"});
   typed.refuse(!sinkhorn && !softmax, why, {"combine"});
@@ -95,8 +95,9 @@ void refuse_of_slots(const Options& o, const Typed& typed) {
                {"capacity", "capacity_multiple"});
   typed.refuse(dropless && !counted, beside("--capacity", o.capacity),
                {"priority", "eval_priority", "overflow"});
-  typed.refuse(one_of(o.capacity, {"vmoe", "deepspeed", "megatron", "megablocks", "tutel", "dropless"}),
-               beside("--capacity", o.capacity), {"capacity_multiple"});
+  const bool rounds_itself =
+      one_of(o.capacity, {"vmoe", "deepspeed", "megatron", "megablocks", "tutel"});
+  typed.refuse(dropless || rounds_itself, beside("--capacity", o.capacity), {"capacity_multiple"});
   typed.refuse(family == RouterFamily::token_choice && o.eval_capacity_factor == 0,
                "without --eval-capacity-factor: nothing is dropped then in evaluation",
                {"eval_priority"});

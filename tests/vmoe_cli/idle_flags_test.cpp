@@ -87,10 +87,10 @@ TEST_CASE("a flag that has no effect beside others is refused with the reason") 
                                  "--eval-capacity-factor"},
       {"slots=3 capacity_multiple=2", "capacity-multiple has no effect beside --slots 3 without "
                                       "--eval-capacity-factor"},
-      {"slots=3 capacity_factor=2", "capacity-factor is 2, but --slots gives the slots of an expert; "
-                                    "expected one of the two flags"},
+      {"slots=3 capacity_factor=2",
+       "capacity-factor is 2, but --slots gives the slots of an expert; expected one of the two"},
       {"capacity=dropless capacity_factor=2",
-       "capacity-factor is 2, but --capacity dropless has no factor; expected one of the two flags"},
+       "capacity-factor is 2, but --capacity dropless has no factor; expected one of the two"},
       {"capacity=dropless priority=bpr", "priority has no effect beside --capacity dropless"},
       {"capacity=dropless overflow=identity", "overflow has no effect beside --capacity dropless"},
       {"capacity=dropless capacity_multiple=8",
@@ -149,8 +149,8 @@ TEST_CASE("all flags of two views, and of attacks, are refused where there are n
     const std::string_view key = name;
     const bool pairs = group == "consistency" && key != "prc";
     // those of warm starts are refused as options, whoever gave them
-    const bool attacks = (group == "robustness" && key != "objective" && !key.starts_with("warm_")) ||
-                         key == "robust_steps";
+    const bool robust = group == "robustness" && key != "objective" && !key.starts_with("warm_");
+    const bool attacks = robust || key == "robust_steps";
     if (!pairs && !attacks) return;
     CAPTURE(key);
     CHECK(said(std::string(name).append("=").append(another(member))) ==
@@ -205,7 +205,7 @@ TEST_CASE("flags that have an effect, and names that there are not, are let thro
   }
 }
 
-TEST_CASE("the trainer refuses an idle flag before it writes, and takes it from a configuration file") {
+TEST_CASE("the trainer refuses an idle flag that is typed, not one of a configuration file") {
   const fixtures::TemporaryFolder folder;
   const auto data = write_images(folder / "data");
   const Arguments all = train(data, folder / "run");
