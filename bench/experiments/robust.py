@@ -105,20 +105,30 @@ def usable(name):
 
 
 def subset(source, folder, train, test):
-    """Copies the first images of each class, by name, of CIFAR-10 as <split>/<class>/*.png|jpg, in a folder or an archive."""
+    """Copies the first images of each class, by name, of CIFAR-10 as <split>/<class>/*.png|jpg, in a folder or an archive. Throws
+    ValueError, and copies none, where a class has fewer."""
     wanted = f"{source.name}: {train} of each class to train, {test} to test\n"
     done = folder.with_suffix(".done")
     if done.exists() and done.read_text(encoding="utf-8") == wanted:
         return
+    done.unlink(missing_ok=True)  # it would speak of images that are gone
     shutil.rmtree(folder, ignore_errors=True)
+    counts = {"train": train, "test": test}
 
     def chosen(names):
         classes = {}
         for name in sorted(names):
             split, label, _ = pathlib.PurePosixPath(name).parts[-3:]
             classes.setdefault((split, label), []).append(name)
+        if not classes:
+            raise ValueError(f"{source}: no images <split>/<class>/*.png or *.jpg in it")
+        for label in sorted({label for _, label in classes}):
+            for split, expected in counts.items():
+                found = len(classes.get((split, label), []))
+                if found < expected:
+                    raise ValueError(f"{source}: the class '{label}' has {found} images in '{split}', expected at least {expected}")
         return {n: folder.joinpath(*pathlib.PurePosixPath(n).parts[-3:]) for (split, _), own in classes.items()
-                for n in own[:train if split == "train" else test]}
+                for n in own[:counts[split]]}
     if source.is_dir():
         names = [str(p) for p in source.rglob("*") if usable(p)]
         for name, target in chosen(names).items():
@@ -132,8 +142,6 @@ def subset(source, folder, train, test):
                 if member.name in places:
                     places[member.name].parent.mkdir(parents=True, exist_ok=True)
                     places[member.name].write_bytes(archive.extractfile(member).read())
-    if not folder.exists():
-        raise ValueError(f"{source}: no images <split>/<class>/*.png or *.jpg in it")
     done.write_text(wanted, encoding="utf-8")
 
 

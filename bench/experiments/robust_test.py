@@ -22,12 +22,13 @@ class RobustTest(scratch.Scratch):
     def setUp(self):
         super().setUp()
         with tarfile.open(self.folder / "cifar10.tar.xz", "w:xz") as archive:
-            for split in ("train", "test"):
+            small = robust.SETTINGS["small"]
+            for split, images in (("train", small.train), ("test", small.test)):
                 for label in ("cat", "dog"):
-                    for i in range(3):
+                    for i in range(images):
                         member = tarfile.TarInfo(f"cifar/{split}/{label}/{i:04}.jpg")
                         member.size = 1
-                        archive.addfile(member, io.BytesIO(bytes([i])))
+                        archive.addfile(member, io.BytesIO(bytes([i % 256])))
 
     def report(self):
         report, figures = self.folder / "docs" / "robust.md", self.folder / "docs" / "images"
@@ -55,8 +56,8 @@ class RobustTest(scratch.Scratch):
         for written in [text, self.json.read_text(), *(f.read_text() for f in figures.iterdir())]:
             self.assertNotIn(str(self.folder), written)
             self.assertNotIn(str(scratch.HERE), written)
-        self.assertEqual(sorted(str(p.relative_to(self.work / "images")) for p in (self.work / "images").rglob("*.jpg"))[:4],
-                         ["test/cat/0000.jpg", "test/cat/0001.jpg", "test/cat/0002.jpg", "test/dog/0000.jpg"])
+        images = {split: [len(list(c.iterdir())) for c in (self.work / "images" / split).iterdir()] for split in ("train", "test")}
+        self.assertEqual(images, {"train": [500, 500], "test": [100, 100]})
         self.assertNotIn(" train ", self.run_it(*SMALL).stdout)  # all is done
 
     def test_all_methods_have_the_same_steps_and_attack(self):
@@ -91,6 +92,29 @@ class RobustTest(scratch.Scratch):
         self.assertEqual((again / "train/dog/0000.jpg").read_bytes(), b"another set")
         with self.assertRaisesRegex(ValueError, "no images"):
             robust.subset(pathlib.Path(scratch.HERE), self.work / "none", 1, 1)
+
+    def test_a_class_with_fewer_images_is_an_error(self):
+        archive, target = self.folder / "cifar10.tar.xz", self.work / "part"
+        robust.subset(archive, target, 2, 1)
+        with self.assertRaisesRegex(ValueError, r"cifar10\.tar\.xz: the class 'cat' has 500 images in 'train', expected at least 501$"):
+            robust.subset(archive, target, 501, 1)
+        self.assertFalse(target.exists())
+        robust.subset(archive, target, 2, 1)  # what was there before is not taken to be there still
+        self.assertEqual(len(list(target.rglob("*.jpg"))), 6)
+        (target / "train/dog/0001.jpg").unlink()
+        (target / "test/dog/0000.jpg").unlink()
+        for train, test, said in ((2, 1, "'dog' has 1 images in 'train', expected at least 2"),
+                                  (1, 1, "'dog' has 0 images in 'test', expected at least 1")):
+            with self.assertRaisesRegex(ValueError, said):
+                robust.subset(target, self.work / "none", train, test)
+        self.assertFalse((self.work / "none").exists())
+
+    def test_images_that_are_too_few_end_the_program(self):
+        (self.folder / "cifar10.tar.xz").unlink()
+        with tarfile.open(self.folder / "cifar10.tar.xz", "w:xz") as archive:
+            archive.addfile(tarfile.TarInfo("cifar/train/cat/0000.jpg"), io.BytesIO(b""))
+        done = self.run_it(*SMALL, code=2)
+        self.assertIn("the class 'cat' has 1 images in 'train', expected at least 500", done.stderr)
 
     def test_the_small_setting_fits_two_hours_of_two_cores(self):
         out = self.run_it("--dry-run").stdout

@@ -61,6 +61,13 @@ class MoeFunction : public torch::autograd::Function<MoeFunction<L>> {
   }
 };
 
+/// What the randomness of a module's passes is drawn by, beside the number of the pass. Modules of one model have
+/// one seed and each a number of its own, or their noise is the same.
+struct MoeModuleOptions {
+  std::uint64_t seed = 0;      ///< of all randomness in its passes (Pass::seed)
+  moxie::Index moe_layer = 0;  ///< of its first MoE layer among those of the model (Pass::moe_layer)
+};
+
 /// Any layer of moxie on a backend of host memory, [rows, D] to [rows, O]. Its losses on the routing
 /// are part of every backward. One backward at a time,
 /// and the module must live until the last.
@@ -69,7 +76,10 @@ class MoeModule : public torch::nn::Module {
   using B = typename L::BackendType;
 
  public:
-  explicit MoeModule(L layer) : layer_(std::move(layer)) {
+  explicit MoeModule(L layer, const MoeModuleOptions& options = {})
+      : layer_(std::move(layer)), options_(options) {
+    TORCH_CHECK(options_.moe_layer >= 0, "MoeModule: options.moe_layer is ", options_.moe_layer,
+                ", expected >= 0");
     const moxie::Vector<B> own = layer_.parameters().edit();
     weights_ = register_parameter(
         "weights", torch::from_blob(own.data, {own.size},
@@ -85,7 +95,9 @@ class MoeModule : public torch::nn::Module {
       version_ = weights_._version();
     }
     const moxie::Pass<B> pass{.mode = is_training() ? moxie::Mode::train : moxie::Mode::eval,
-                              .step = step_};
+                              .seed = options_.seed,
+                              .step = step_,
+                              .moe_layer = options_.moe_layer};
     if (is_training()) ++step_;  // fresh noise for each pass
     return MoeFunction<L>::apply(x, weights_, &layer_, &pass);
   }
@@ -93,6 +105,7 @@ class MoeModule : public torch::nn::Module {
 
  private:
   L layer_;
+  MoeModuleOptions options_;
   torch::Tensor weights_;
   std::int64_t version_ = -1;
   std::uint64_t step_ = 0;

@@ -33,6 +33,17 @@ struct Model : torch::nn::Module {
   torch::nn::Linear out;
 };
 
+/// Results in training of layers with the same weights and noise in their routers.
+torch::Tensor noisy(B& cpu, const torch::Tensor& x, const moxie_torch::MoeModuleOptions& options) {
+  moxie::MoeLayer layer{cpu,
+                        {.width = features, .experts = 4, .seed = 1},
+                        moxie::WithNoise{moxie::GaussianNoise{}, moxie::TopKRouter{.k = 2}},
+                        moxie::Dropless{},
+                        moxie::FeedForward<moxie::Gelu>{.hidden = 24}};
+  moxie_torch::MoeModule module(std::move(layer), options);
+  return module.forward(x).detach();
+}
+
 int main() {
   torch::manual_seed(1);
   B cpu;
@@ -70,9 +81,24 @@ int main() {
     last = loss.item<double>();
   }
   std::printf("the error fell to less than a tenth: %s\n", last < first / 10 ? "yes" : "no");
-  try {  // [batch, tokens, D] is not taken for [batch, tokens]
-    model.moe->forward(torch::zeros({2, features, features}, torch::kDouble));
-  } catch (const c10::Error& e) {
-    std::printf("%s\n", e.what_without_backtrace());
-  }
+
+  const torch::Tensor rows = torch::randn({samples, features}, torch::kDouble);
+  const torch::Tensor base = noisy(cpu, rows, {.seed = 5, .moe_layer = 1});
+  const auto same = [&](const moxie_torch::MoeModuleOptions& options) {
+    return torch::equal(base, noisy(cpu, rows, options)) ? "the same" : "its own";
+  };
+  std::printf("noise of the same seed and layer number: %s\n", same({.seed = 5, .moe_layer = 1}));
+  std::printf("noise of another layer number: %s\n", same({.seed = 5, .moe_layer = 2}));
+  std::printf("noise of another seed: %s\n", same({.seed = 6, .moe_layer = 1}));
+
+  const auto refused = [](const auto& action) {
+    try {
+      action();
+    } catch (const c10::Error& e) {
+      std::printf("%s\n", e.what_without_backtrace());
+    }
+  };
+  refused([&] { noisy(cpu, rows, {.moe_layer = -1}); });
+  // [batch, tokens, D] is not taken for [batch, tokens]
+  refused([&] { model.moe->forward(torch::zeros({2, features, features}, torch::kDouble)); });
 }

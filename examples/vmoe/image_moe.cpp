@@ -75,6 +75,7 @@ ModelPlan plan_image_moe(const Options& o, const ImageShape& image, Index classe
   Options expert = o;
   expert.model = "vit";
   expert.moe = "none";
+  if (o.image_expert == "resnet") expert.patch = 1;  // it has none, so any image will do
   ModelPlan plan = plan_model(expert, image, classes);
   if (o.image_expert == "resnet") {
     plan.residual = {.image_height = image.height,

@@ -1,30 +1,8 @@
 #include "router_defaults.hpp"
 
 #include <cmath>
-#include <initializer_list>
-
-#include "moxie/core/error.hpp"
-#include "robust_options.hpp"
 
 namespace vmoe {
-namespace {
-
-/// Those of robust training.
-void refuse_idle_robust_flags(const Options& o, const OptionNames& flags) {
-  const auto need = [&](bool used, std::initializer_list<const char*> names) {
-    for (const char* name : names)
-      if (!used && flags.contains(name))
-        moxie::throw_config("vmoe: ", flag_of(name), " has no effect beside --objective ",
-                            o.objective);
-  };
-  const bool rt_er = o.objective == "rt_er" || is_dual(o);
-  need(is_adversarial(o), {"attack_steps", "corner_start"});
-  need(rt_er || o.objective == "trades", {"beta"});
-  need(rt_er, {"rt_er_experts", "rt_er_delta", "detach_clean"});
-  need(is_dual(o), {"alpha", "dual_space", "upper_params"});
-}
-
-}  // namespace
 
 RouterFamily family_of(const Options& o) {
   if (o.router == "soft") return RouterFamily::soft;
@@ -74,29 +52,6 @@ void take_router_defaults(Options& o, const OptionNames& given) {
   if (family == RouterFamily::soft) {
     set("capacity", o.capacity, std::string("round"));
     set("capacity_multiple", o.capacity_multiple, Index{1});
-  }
-}
-
-void refuse_idle_flags(const Options& o, const OptionNames& flags) {
-  const auto refuse = [&](bool idle, const char* name, const auto& value, const char* why) {
-    if (idle && flags.contains(name))
-      moxie::throw_config("vmoe: ", flag_of(name), " is ", value, ", but ", why,
-                          "; expected one of the two flags");
-  };
-  refuse(flags.contains("slots") && o.slots != 0, "capacity_factor", o.capacity_factor,
-         "--slots gives the slots of an expert");
-  refuse(o.capacity == "dropless", "capacity_factor", o.capacity_factor,
-         "--capacity dropless has no factor");
-  const bool sized = flags.contains("capacity_factor") || (flags.contains("slots") && o.slots != 0);
-  refuse(family_of(o) == RouterFamily::expert_choice && sized, "k", o.k,
-         "where experts choose, k is the default of --capacity-factor only, and the slots are given");
-  refuse_idle_robust_flags(o, flags);
-  for (const std::string& name : flags) {
-    if (!name.starts_with("prc_")) continue;
-    const bool of_prc = name == "prc_diagonal" || name.starts_with("prc_lambda");
-    if (o.prc == 0 || (of_prc && o.prc_form != "prc"))
-      moxie::throw_config("vmoe: ", flag_of(name), " has no effect ",
-                          o.prc == 0 ? "without --prc WEIGHT" : "beside --prc-form " + o.prc_form);
   }
 }
 

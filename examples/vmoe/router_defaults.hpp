@@ -19,9 +19,4 @@ Index twin_hidden(const Options& options, Index expert_hidden);
 /// so that as much is computed as with K choices.
 void take_router_defaults(Options& options, const OptionNames& given);
 
-/// Flags that have no effect beside others are mistakes. `flags`: names of those that were typed; a configuration file
-/// names all options.
-/// @throws moxie::config_error naming the flag and the reason
-void refuse_idle_flags(const Options& options, const OptionNames& flags);
-
 }  // namespace vmoe

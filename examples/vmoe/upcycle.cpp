@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint_info.hpp"
+#include "idle_flags.hpp"
 #include "moxie/io/upcycle.hpp"
 #include "router_defaults.hpp"
 #include "session.hpp"

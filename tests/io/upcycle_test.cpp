@@ -141,9 +141,10 @@ TEST_CASE("a dense file that does not fit is refused by name, and nothing is cha
   const Vit<B> wide = moe_vit(cpu, {1}, 16);
   const std::vector<double> before = scores(wide);
   const std::string message = message_of<io_error>([&] { upcycle(file, wide.parameters()); });
-  CHECK(message.find("does not fit the model: 'Encoder/encoderblock_1/Mlp/Dense_0/kernel' is [8 x 12] of F64 in "
-                     "the file, expected [8 x 16] of F64 for 'Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel'") !=
-        std::string::npos);
+  CHECK(message.starts_with(
+      "moxie::upcycle: '" + file.string() +
+      "' does not fit the model: 'Encoder/encoderblock_1/Mlp/Dense_0/kernel' is [8 x 12] of F64 in "
+      "the file, expected [8 x 16] of F64 for 'Encoder/encoderblock_1/Moe/Mlp/Dense_0/kernel'"));
   CHECK(scores(wide) == before);
 
   // experts of which the file has none, and a perceptron that is nobody's
@@ -156,6 +157,14 @@ TEST_CASE("a dense file that does not fit is refused by name, and nothing is cha
   CHECK(names.find("finds no place") != std::string::npos);
   CHECK(message_of<config_error>([&] { upcycle(file, other, {.noise = -1}); }) ==
         "moxie::upcycle: noise is -1, expected 0 to 1e30");
+
+  // of another version, and with a checkpoint's mark but nothing to check it by
+  write_safetensors(folder / "future", {}, {{"moxie.checkpoint", "2"}});
+  CHECK(message_of<io_error>([&] { upcycle(folder / "future", other); }) ==
+        "moxie::upcycle: '" + (folder / "future").string() + "' has version '2', expected '1'");
+  write_safetensors(folder / "cut", {}, {{"moxie.checkpoint", "1"}});
+  CHECK(message_of<io_error>([&] { upcycle(folder / "cut", other); }) ==
+        "moxie::upcycle: '" + (folder / "cut").string() + "' is damaged: it has no checksum");
 }
 
 }  // namespace upcycle_test

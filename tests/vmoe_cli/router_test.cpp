@@ -129,7 +129,7 @@ TEST_CASE("a combination that makes no sense says why") {
         Containing("router 'hash' cannot use noise 1 (it looks at no logits): expected 0"));
   CHECK(refused({"--router", "uniform", "--renormalize"}) ==
         Containing("router 'uniform' cannot use renormalize true"));
-  CHECK(refused({"--eval-priority", "bpt"}) ==
+  CHECK(refused({"--eval-priority", "bpt", "--eval-capacity-factor", "1"}) ==
         Containing("there is no priority 'bpt' (did you mean 'bpr'?)"));
   CHECK(refused({"--slots", "-3"}) == Containing("slots is -3, expected >= 1"));
   CHECK(refused({"--capacity", "dropless", "--eval-capacity-factor", "2"}) ==

@@ -46,6 +46,15 @@ TEST_CASE("reports of every kind of run for the browser") {
     CHECK(std::filesystem::file_size(dir / name / "report.html") > 40000);
   }
 
+  // one whose last line is of a single step, which was a lucky one
+  const fake::Run even{.train_lines = 100, .eval_lines = 2, .images = 0, .preset = "short-end"};
+  std::vector<fake::Json> steady = fake::metrics(even);
+  steady.push_back({{"event", "train"}, {"step", 1001}, {"loss", 0.001}, {"accuracy", 1}});
+  fake::write_run(dir / "short_end", even);
+  fake::write_metrics(dir / "short_end", steady);
+  vmoe::write_report(dir / "short_end");
+  CHECK(std::filesystem::file_size(dir / "short_end" / "report.html") > 40000);
+
   // a run that diverged has nulls, and one with soft or partial routing patches without an expert
   fake::Run run{.train_lines = 40, .eval_lines = 4, .images = 3, .preset = "diverged"};
   fake::write_run(dir / "diverged", run);

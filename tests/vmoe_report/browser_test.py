@@ -232,6 +232,25 @@ EXPECTED = """(() => {
   };
 })()"""
 
+# What the curves of training come to at their ends, with what is read there: [training, shown].
+ENDS = """(() => {
+  const data = JSON.parse(document.getElementById('data').textContent);
+  const {steps} = data.train;
+  const shown = Array.from(document.querySelectorAll('#curves figure'),
+      (figure) => figure.querySelector('.keys b')?.textContent);
+  return ['loss', 'accuracy'].map((key, chart) => {
+    const ys = data.train[key], last = ys.at(-1) ?? null;
+    if (ys.length === 0 || last === null) return null;
+    const radius = ys.length > 60 ? Math.round(ys.length / 40) : 0;
+    let sum = 0, weight = 0;
+    for (let i = ys.length - 1 - radius; i < ys.length; ++i) {
+      sum += ys[i] === null ? 0 : steps[i] * ys[i];
+      weight += ys[i] === null ? 0 : steps[i];
+    }
+    return [sum / weight, parseFloat(shown[chart]) / (key === 'accuracy' ? 100 : 1)];
+  });
+})()"""
+
 # Colours in a canvas: one would mean that nothing was drawn. A copy is read, for the browser warns
 # of a canvas that is read often.
 COLOURS = """Array.from(document.querySelectorAll('%s'), (canvas) => {
@@ -275,6 +294,12 @@ def check_drawing(browser):
         "Array.from(document.querySelectorAll('rect.bar'), (b) => +b.getAttribute('height'))")
     check(not heights or max(heights) > 20, "heights of bars:", heights)
     return expected
+
+
+def check_ends(browser):
+    for end in browser.evaluate(ENDS):
+        check(end is None or abs(end[0] - end[1]) < 0.006 * abs(end[0]) + 0.0006,
+              "a curve of training ends at %s, expected the mean %s" % tuple(reversed(end or (0, 0))))
 
 
 def check_use(browser, expected):
@@ -335,6 +360,7 @@ def check_page(browser, page):
             check(not complaints, "; ".join(complaints))
             return drawn
         expected = check_drawing(browser)
+        check_ends(browser)
         check_use(browser, expected)
         colour = "getComputedStyle(document.body).backgroundColor"
         light = browser.evaluate(colour)

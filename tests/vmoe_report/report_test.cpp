@@ -26,6 +26,7 @@ TEST_CASE_FIXTURE(RunFixture, "write_report gives the page every record of the r
   CHECK(page["routing"] == fake::routing(run));
   CHECK(page["train"]["step"].size() == 20);
   CHECK(page["train"]["per_point"] == 1);
+  CHECK(page["train"]["steps"] == std::vector<int>(20, 10));
   CHECK(page["evals"].size() == 4);
   CHECK(page["evals"].back()["final"] == true);
   CHECK(page["evals"].back()["images_per_s"] == 1502.7);
@@ -98,6 +99,19 @@ TEST_CASE_FIXTURE(RunFixture, "a long training curve is thinned to means of neig
   CHECK(train["loss"][1] == 0.5);
   CHECK(train["step"][1] == 5);
   CHECK(train["accuracy"][1].is_null());
+  CHECK(train["steps"] == std::vector<int>(1500, 3));
+}
+
+TEST_CASE_FIXTURE(RunFixture, "a point of the training curve says of how many steps it is the mean") {
+  std::vector<fake::Json> lines;
+  for (const int step : {20, 40, 60, 63})
+    lines.push_back({{"event", "train"}, {"step", step}, {"loss", 1}});
+  fake::write_metrics(path, lines);
+  CHECK(data()["train"]["steps"] == std::vector<int>{20, 20, 20, 3});
+
+  lines.front()["step"] = 0;  // at least one
+  fake::write_metrics(path, lines);
+  CHECK(data()["train"]["steps"] == std::vector<int>{1, 40, 20, 3});
 }
 
 TEST_CASE_FIXTURE(RunFixture, "a run that has just begun has a report") {

@@ -7,6 +7,7 @@
 #include "commands/exit.hpp"
 #include "commands/flags.hpp"
 #include "commands/option_flags.hpp"
+#include "idle_flags.hpp"
 #include "router_defaults.hpp"
 #include "trainer.hpp"
 

@@ -212,11 +212,16 @@ Json train_columns(const std::map<std::int64_t, Json>& train) {
       std::max<std::size_t>(1, (train.size() + most_train_points - 1) / most_train_points);
   Json columns = Json::object();
   for (const char* key : train_fields) columns[key] = Json::array();
+  columns["steps"] = Json::array();  // that a point is the mean of: the last line has what is left
+  std::int64_t before = 0;
   for (auto next = train.begin(); next != train.end();) {
     std::vector<const Json*> records;
     for (; next != train.end() && records.size() < group; ++next) records.push_back(&next->second);
     for (const char* key : train_fields)
       columns[key].push_back(records.size() == 1 ? (*records.front())[key] : mean(records, key));
+    const std::int64_t end = std::prev(next)->first;
+    columns["steps"].push_back(std::max<std::int64_t>(1, end - before));
+    before = end;
   }
   columns["per_point"] = group;
   return columns;

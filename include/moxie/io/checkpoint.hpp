@@ -28,6 +28,7 @@ namespace detail {
 inline constexpr std::string_view checkpoint_key = "moxie.checkpoint";
 inline constexpr std::string_view checkpoint_version = "1";
 inline constexpr std::string_view checksum_key = "moxie.checksum";
+inline constexpr std::string_view load_checkpoint_name = "moxie::load_checkpoint";
 
 /// A flat vector that is saved from `from` and restored to `to`, laid out like the trained entries
 /// or the buffers.
@@ -104,28 +105,29 @@ void save_parts(const std::filesystem::path& path, const Parameters<B>& paramete
   write_safetensors(path, tensors, metadata);
 }
 
-inline void check_version(std::string_view file, const Metadata& metadata) {
+/// Of this and what follows, `who` is the function of the user's that the error names.
+inline void check_version(std::string_view who, std::string_view file, const Metadata& metadata) {
   const auto version = metadata.find(std::string(checkpoint_key));
   if (version != metadata.end() && version->second != checkpoint_version)
-    throw_io("moxie::load_checkpoint: '", file, "' has version '", version->second, "', expected '",
+    throw_io(who, ": '", file, "' has version '", version->second, "', expected '",
              checkpoint_version, "'");
 }
 
 /// A file of another origin has no checksum, and is taken by its names and shapes.
-inline void check_checksum(const Safetensors& file) {
+inline void check_checksum(std::string_view who, const Safetensors& file) {
   const Metadata& metadata = file.metadata();
   const auto expected = metadata.find(std::string(checksum_key));
   if (expected == metadata.end()) {
     if (metadata.contains(std::string(checkpoint_key)))
-      throw_io("moxie::load_checkpoint: '", file.file(), "' is damaged: it has no checksum");
+      throw_io(who, ": '", file.file(), "' is damaged: it has no checksum");
     return;
   }
   std::vector<std::pair<std::string_view, std::span<const std::byte>>> content;
   for (const StoredTensor& t : file.tensors()) content.emplace_back(t.name, file.bytes(t));
   const std::string sum = checkpoint_checksum(std::move(content), metadata);
   if (sum != expected->second)
-    throw_io("moxie::load_checkpoint: '", file.file(), "' is damaged: its checksum is ", sum,
-             ", expected ", expected->second);
+    throw_io(who, ": '", file.file(), "' is damaged: its checksum is ", sum, ", expected ",
+             expected->second);
 }
 
 /// What does not fit between a file and a model, in words.
@@ -137,9 +139,8 @@ class Differences {
     if (++count_ <= shown) text_.append(count_ > 1 ? "; " : "").append(message(parts...));
     if (count_ > shown) more_ = message("; and ", count_ - shown, " more");
   }
-  void check(std::string_view file) const {
-    if (count_ > 0)
-      throw_io("moxie::load_checkpoint: '", file, "' does not fit the model: ", text_, more_);
+  void check(std::string_view who, std::string_view file) const {
+    if (count_ > 0) throw_io(who, ": '", file, "' does not fit the model: ", text_, more_);
   }
 
  private:
@@ -217,7 +218,7 @@ std::vector<std::uint64_t> load_parts(const Safetensors& file, Parameters<B>& pa
     for (const std::string& prefix : prefixes) asked_for = asked_for || name.starts_with(prefix);
     if (asked_for) differences.add("'", name, "' ", shape_text(t->shape), " is unexpected");
   }
-  differences.check(file.file());
+  differences.check(load_checkpoint_name, file.file());
 
   parts.front().to = parameters.edit();
   for (std::size_t i = 0; i < parts.size(); ++i)
@@ -261,8 +262,8 @@ template <Backend B, class... S>
 Metadata load_checkpoint(const std::filesystem::path& path, Parameters<B>& parameters,
                          const NamedState<S>&... states) {
   const Safetensors file = Safetensors::read(path);
-  detail::check_version(file.file(), file.metadata());
-  detail::check_checksum(file);
+  detail::check_version(detail::load_checkpoint_name, file.file(), file.metadata());
+  detail::check_checksum(detail::load_checkpoint_name, file);
   std::vector<detail::CheckpointPart<B>> parts{
       {"", parameters.values(), {}, true}, {"", parameters.buffers(), parameters.buffers(), false}};
   (detail::add_parts(parts, states), ...);
@@ -282,7 +283,7 @@ Metadata load_checkpoint(const std::filesystem::path& path, Parameters<B>& param
 /// Errors: io_error for a file that is no checkpoint or has a damaged header.
 inline Metadata read_checkpoint_metadata(const std::filesystem::path& path) {
   Metadata metadata = Safetensors::read_metadata(path);
-  detail::check_version(path.string(), metadata);
+  detail::check_version("moxie::read_checkpoint_metadata", path.string(), metadata);
   metadata.erase(std::string(detail::checkpoint_key));
   metadata.erase(std::string(detail::checksum_key));
   return metadata;

@@ -65,11 +65,12 @@ template <Backend B>
 UpcycleReport upcycle(const std::filesystem::path& dense, Parameters<B>& parameters,
                       const UpcycleOptions& options = {}) {
   using T = typename B::Scalar;
+  constexpr std::string_view who = "moxie::upcycle";
   if (!(options.noise >= 0 && options.noise <= 1e30))
-    throw_config("moxie::upcycle: noise is ", options.noise, ", expected 0 to 1e30");
+    throw_config(who, ": noise is ", options.noise, ", expected 0 to 1e30");
   const Safetensors file = Safetensors::read(dense);
-  detail::check_version(file.file(), file.metadata());
-  detail::check_checksum(file);
+  detail::check_version(who, file.file(), file.metadata());
+  detail::check_checksum(who, file);
   std::map<std::string_view, const StoredTensor*> unused;
   for (const StoredTensor& t : file.tensors())
     if (!t.name.starts_with('@')) unused.emplace(t.name, &t);
@@ -130,7 +131,7 @@ UpcycleReport upcycle(const std::filesystem::path& dense, Parameters<B>& paramet
   }
   for (const auto& [name, t] : unused)
     differences.add("'", name, "' ", shape_text(t->shape), " finds no place");
-  differences.check(file.file());
+  differences.check(who, file.file());
 
   const Vector<B> writable = parameters.edit();
   if (!values.empty())
