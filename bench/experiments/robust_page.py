@@ -135,9 +135,9 @@ def results_table(record):
         columns = [with_spread(values(groups, kind, key)) for key in ("sa", "ra", "ra_e", "ra_r", "auto_sa", "auto_ra")]
         bounds = derived(groups, kind, largest_bound)
         rows.append([name, str(len(own)), *columns, certified(own), f"{statistics.mean(bounds):.3g}" if bounds else "–",
-                     with_spread(derived(groups, kind, jumps)), with_spread(values(groups, kind, "train_seconds"), 0)])
+                     with_spread(derived(groups, kind, jumps))])
     return table(["trained by", "seeds", "SA, %", "RA (PGD-50), %", "RA-E, %", "RA-R, %", "SA of AutoAttack's images, %", "RA (AutoAttack), %",
-                  "certified, %", "largest Lipschitz bound of an expert", "jumps of RA, points", "seconds of training"], rows)
+                  "certified, %", "largest Lipschitz bound of an expert", "jumps of RA, points"], rows)
 
 
 def margins_table(record):
