@@ -169,7 +169,7 @@ class CpuExpertProduct {
   /// Packs the weights of a product of `count` rows into the beginning of `room`, which it leaves without that.
   void pack_before(ExpertFactors<T>& f, Index count, VectorView<std::byte>& room) const {
     const Index bytes = f.experts * packed_size<T>(f.inner, f.out.cols) * static_cast<Index>(sizeof(T));
-    if (f.packed != nullptr || count < rows_worth_packing * f.experts || room.size < bytes) return;
+    if (f.packed != nullptr || count < rows_worth_packing / 2 * f.experts || room.size < bytes) return;
     T* const out = reinterpret_cast<T*>(room.data);
     pack(f.w, f.op, f.experts, out);
     f.packed = out;
@@ -226,7 +226,7 @@ void CpuExpertProduct<T>::pair(ExpertFactors<T> first, ExpertFactors<T> second,
                                VectorView<const std::int32_t> offset, ExpertRoom room) const {
   const Index experts = first.experts;
   const Index count = experts < 1 ? 0 : offset[experts] - offset[0];
-  if (count < pair_rows * larger(2 * experts, tasks())) {
+  if (count < pair_rows * larger(experts, 6 * b_.workers())) {
     product(first, offset, room);
     product(second, offset, room);
     return;
