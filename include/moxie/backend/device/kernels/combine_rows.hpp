@@ -114,7 +114,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
   using T = typename B::Scalar;
   const TeamPart part = team_part<Width>(team);
   const Index r = part.row;
-  if (r >= rows.offset[rows.experts()]) return;
+  if (r < rows.offset[0] || r >= rows.offset[rows.experts()]) return;
   const T* from = rows.x.row(rows.source(r));
   const T factor = rows.factor(r);
   for (Index c = part.first_col; c < out.cols; c += part.col_step)
