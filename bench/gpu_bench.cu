@@ -20,8 +20,9 @@
 // forward_backward, as in training; gate, route, maps (slots and rows), combine; ragged, padded and dense: the experts' products
 // alone, by our kernels over the K T rows, as a strided batch, and as one dense layer of the batch's multiply-adds; the same of
 // their backward. The batch has an expert's slots as its rows, or K T / E without a capacity. With experts of bf16, products take
-// in the rounding of rows, and in a backward that of weights. rate = dense / own products, backward_rate the same of the backward,
-// layer = forward / own products, routing = (route + maps) / forward, where the own products are the ragged or the padded ones.
+// in the rounding of rows; that of the weights, once a step of training, is in forward_backward alone. rate = dense / own products,
+// backward_rate the same of the backward, layer = forward / own products, routing = (route + maps) / forward, where the own products
+// are the ragged or the padded ones.
 
 namespace {
 

@@ -10,6 +10,7 @@
 #include "moxie/capacity/assign.hpp"
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/core/memory.hpp"
+#include "moxie/core/random.hpp"
 #include "moxie/dispatch/einsum.hpp"
 #include "moxie/dispatch/gather.hpp"
 #include "moxie/dispatch/padded.hpp"
@@ -44,16 +45,24 @@ struct Sizes {
   Index most_rows() const { return rows() > padded_rows() ? rows() : padded_rows(); }
 };
 
-/// Random numbers in the device's memory.
+template <class T>
+struct DrawNormal {
+  moxie::Random random;
+  T* to;
+
+  MOXIE_HD void operator()(Index i) const {
+    to[i] = T(static_cast<float>(random.normal(static_cast<std::uint64_t>(i))));
+  }
+};
+
+/// Random numbers in the device's memory, drawn there: on the host the hundreds of millions of a layer would take longer than
+/// all that is measured.
 template <class T = float>
 class Numbers {
  public:
   Numbers(B& backend, Index rows, Index cols, std::uint64_t seed)
       : memory_(backend, rows * cols), rows_(rows), cols_(cols) {
-    const moxie::Random random{seed, 0, 0};
-    std::vector<T> host(static_cast<std::size_t>(rows * cols));
-    for (std::size_t i = 0; i < host.size(); ++i) host[i] = T(static_cast<float>(random.normal(i)));
-    backend.copy_from_host(memory_.view().data, host.data(), host.size() * sizeof(T));
+    backend.for_each(rows * cols, DrawNormal<T>{moxie::Random{seed, 0, 0}, memory_.view().data});
   }
   moxie::MatrixView<T, B::Space> view() const { return {memory_.view().data, rows_, cols_}; }
 

@@ -1,5 +1,7 @@
 #include "view_pairs.hpp"
 
+#include "data/image_set.hpp"
+
 namespace vmoe {
 
 ViewPairs::ViewPairs(const Options& o, const moxie::VitConfig& vit, Index images)

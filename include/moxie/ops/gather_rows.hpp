@@ -13,7 +13,7 @@ struct GatherRow {
   Matrix<B> out;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    if (r >= rows.offset[rows.experts()]) return;
+    if (r < rows.offset[0] || r >= rows.offset[rows.experts()]) return;
     const auto* from = rows.x.row(rows.source(r));
     const auto factor = rows.factor(r);
     row_map(out.cols, out.row(r), [=](Index c) { return factor * from[c]; });
@@ -22,7 +22,7 @@ struct GatherRow {
 }  // namespace detail
 
 /// out[r, :] = rows(r, :): the rows of experts, copied, for products that cannot gather while they
-/// read. out: [R, D] for R >= rows.rows; rows past the last are not written.
+/// read. out: [R, D] for R >= rows.rows; rows that no expert owns are neither read nor written.
 struct GatherRows {
   template <Backend B>
   void operator()(B& b, const Rows<B>& rows, Matrix<B> out) const {

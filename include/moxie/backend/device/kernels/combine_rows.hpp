@@ -17,19 +17,40 @@ namespace moxie::detail::device {
 
 inline constexpr int row_block = 256;  // threads
 
-/// combine_rows: `team` threads of a block, whole warps, have a token; each of them has packs of
-/// `Width` columns.
+/// A thread's part of rows that teams of threads of a block have, whole warps, one each.
+struct TeamPart {
+  Index row, first_col, col_step;
+};
+
+/// The part of the calling thread, in packs of `Width` columns.
+template <int Width>
+MOXIE_DEVICE TeamPart team_part(int team) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const Index teams = static_cast<int>(blockDim.x) / team;
+  return {Index{blockIdx.x} * teams + thread / team, Index{thread % team} * Width,
+          Index{team} * Width};
+}
+
+/// factor * the pack at `from`.
+template <int Width, class T>
+MOXIE_DEVICE Pack<T, Width> load_scaled_pack(T factor, const T* from) {
+  Pack<T, Width> pack = load_pack<Width>(from);
+  MOXIE_UNROLL
+  for (int i = 0; i < Width; ++i) pack.value[i] = factor * pack.value[i];
+  return pack;
+}
+
+/// combine_rows: a team has a token.
 template <class B, int Width>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
     combine_token_rows(RowLists<B> lists, ConstMatrix<B> rows, Matrix<B> y, int team) {
   using T = typename B::Scalar;
-  const int thread = static_cast<int>(threadIdx.x);
-  const Index teams = static_cast<int>(blockDim.x) / team;
-  const Index t = Index{blockIdx.x} * teams + thread / team;
+  const TeamPart part = team_part<Width>(team);
+  const Index t = part.row;
   if (t >= y.rows) return;
   const Index first = lists.begin(t);
   const Index last = lists.end(t);
-  for (Index c = Index{thread % team} * Width; c < y.cols; c += Index{team} * Width) {
+  for (Index c = part.first_col; c < y.cols; c += part.col_step) {
     Pack<T, Width> sum{};
     bool empty = true;
     for (Index a = first; a < last; ++a) {
@@ -86,44 +107,34 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 3)
   }
 }
 
-/// gather_rows, threads as in combine_token_rows.
+/// gather_rows: a team has a row.
 template <class B, int Width>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
     gather_expert_rows(Rows<B> rows, Matrix<B> out, int team) {
   using T = typename B::Scalar;
-  const int thread = static_cast<int>(threadIdx.x);
-  const Index teams = static_cast<int>(blockDim.x) / team;
-  const Index r = Index{blockIdx.x} * teams + thread / team;
-  if (r >= rows.offset[rows.experts()]) return;
+  const TeamPart part = team_part<Width>(team);
+  const Index r = part.row;
+  if (r < rows.offset[0] || r >= rows.offset[rows.experts()]) return;
   const T* from = rows.x.row(rows.source(r));
   const T factor = rows.factor(r);
-  for (Index c = Index{thread % team} * Width; c < out.cols; c += Index{team} * Width) {
-    Pack<T, Width> pack = load_pack<Width>(from + c);
-    MOXIE_UNROLL
-    for (int i = 0; i < Width; ++i) pack.value[i] = factor * pack.value[i];
-    store_pack(out.row(r) + c, pack);
-  }
+  for (Index c = part.first_col; c < out.cols; c += part.col_step)
+    store_pack(out.row(r) + c, load_scaled_pack<Width>(factor, from + c));
 }
 
-/// copy_padded_rows, threads as in combine_token_rows.
+/// copy_padded_rows: a team has a row.
 template <class B, int Width>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(row_block, 4)
     copy_padded_expert_rows(PaddedRows<B> rows, ConstMatrix<B> from, Matrix<B> to, int team) {
   using T = typename B::Scalar;
-  const int thread = static_cast<int>(threadIdx.x);
-  const Index teams = static_cast<int>(blockDim.x) / team;
-  const Index q = Index{blockIdx.x} * teams + thread / team;
+  const TeamPart part = team_part<Width>(team);
+  const Index q = part.row;
   if (q >= to.rows) return;
   const Index r = rows.of(q);
   const T* source = r < 0 ? nullptr : from.row(rows.token[r]);
   const T factor = r < 0 ? T(0) : rows.factor(r);
-  for (Index c = Index{thread % team} * Width; c < to.cols; c += Index{team} * Width) {
+  for (Index c = part.first_col; c < to.cols; c += part.col_step) {
     Pack<T, Width> pack{};
-    if (source != nullptr) {
-      pack = load_pack<Width>(source + c);
-      MOXIE_UNROLL
-      for (int i = 0; i < Width; ++i) pack.value[i] = factor * pack.value[i];
-    }
+    if (source != nullptr) pack = load_scaled_pack<Width>(factor, source + c);
     store_pack(to.row(q) + c, pack);
   }
 }
