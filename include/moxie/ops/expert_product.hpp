@@ -138,7 +138,7 @@ struct ExpertStep {
   Rows<B> rows;
   Op op;
   Matrix<B> out;
-  End end;
+  [[no_unique_address]] End end;
 };
 
 /// Two products, the rows of the second being what the first one (`out`, or what its end writes) gives: a backend may do both
