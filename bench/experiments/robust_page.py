@@ -67,7 +67,8 @@ def higher(ours, theirs, unit_text=difference_text):
     if missing := enough(ours, theirs):
         return missing
     word, difference, _ = judge(ours, theirs)
-    said = "**Holds.**" if word == "above" else "**Holds in the mean, not decided.**" if difference > 0 else "**Does not hold.**"
+    said = ("**Holds.**" if word == "above" else "**Holds in the mean, not decided.**" if difference > 0
+            else "**Not seen, not decided.**" if word == "within" else "**Does not hold.**")
     return f"{said} {unit_text(ours, theirs)}."
 
 
@@ -108,6 +109,9 @@ def claims(record):
          lower(derived(groups, "rt_er", jumps), derived(groups, "adversarial", jumps))),
         ("RT-ER lowers the Lipschitz bounds of the experts.",
          lower(derived(groups, "rt_er", largest_bound), derived(groups, "adversarial", largest_bound))),
+        ("The same of RT-ER with all experts: RA (PGD-50) above adversarial training,", higher(of("rt_er_all", "ra"), of("adversarial", "ra"))),
+        ("... fewer jumps,", lower(derived(groups, "rt_er_all", jumps), derived(groups, "adversarial", jumps))),
+        ("... lower Lipschitz bounds.", lower(derived(groups, "rt_er_all", largest_bound), derived(groups, "adversarial", largest_bound))),
         ("JTDMoE is above the separately trained dual model in RA (AutoAttack).", higher(of("jtdmoe", "auto_ra"), of("separate", "auto_ra"))),
         ("... its clean accuracy is not lower,", not_lower(of("jtdmoe", "sa"), of("separate", "sa"))),
         ("... and its margins are larger in every class.", every_margin(groups))]

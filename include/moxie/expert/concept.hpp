@@ -15,7 +15,8 @@
 ///                const Pass<B>&) const;
 ///   void backward(B&, const Parameters<B>&, const State<B>&, const Rows<B>& in, const Rows<B>& dy,
 ///                 Matrix<B> dx, Tape<B>&, Gradients) const;
-///                 dx[r] = gradient of row r (overwrites); gradients of parameters += if Gradients::all
+///                 dx[r] = gradient of row r (overwrites); gradients of parameters += if Gradients::all. dx overlaps
+///                 neither in nor dy
 ///
 /// Laws: rows of expert e depend on the parameters of e only; permuting rows inside an expert permutes results;
 /// in.offset may start above 0 and experts may be empty; rows at or past offset[E] are neither read nor written.

@@ -141,8 +141,9 @@ struct ExpertStep {
   [[no_unique_address]] End end;
 };
 
-/// Two products, the rows of the second being what the first one (`out`, or what its end writes) gives: a backend may do both
-/// for some rows while these are in cache.
+/// Two products of the same `offset`: row r of the second is row r of what the first gives (`out`, or what its end writes),
+/// so that a backend may do both for some rows while these are in cache. What they write overlaps nothing else that they read.
+/// A backend that overrides ExpertProduct says what becomes of pairs as well.
 struct ExpertPair {
   template <Backend B, class One, class Two>
   void operator()(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,

@@ -63,9 +63,34 @@ struct ExpertRoom {
   VectorView<std::byte> packed;   // for the weights of one or two products, or empty
 };
 
-/// Rows an expert, on average, from which a training pass packs all weights of a product before it: fewer are packed while
-/// they are used.
+/// Rows an expert, on average, from which a tape for training has room for the packed weights of a layer. A pass packs them
+/// from half as many on; fewer rows pack panels while they use them.
 inline constexpr Index rows_worth_packing = 512;
+
+/// Experts as tasks, `worth` of something each, of which a row has `of_row`. Some tasks have nothing to do, so that each can be
+/// found without a list.
+struct ExpertCut {
+  struct Part {
+    Index e, part;
+  };
+  VectorView<const std::int32_t> offset;
+  Index of_row, worth;
+
+  Index tasks() const { return first(offset.size - 1); }
+  /// Parts of expert e: as many as its tasks, or fewer.
+  Index parts(Index e) const { return divide_up((offset[e + 1] - offset[e]) * of_row, worth); }
+  Part part_of(Index task) const {
+    Index e = 0;
+    for (Index end = offset.size - 1; end - e > 1;) {
+      const Index middle = (e + end) / 2;
+      (first(middle) <= task ? e : end) = middle;
+    }
+    return {e, task - first(e)};
+  }
+
+ private:
+  Index first(Index e) const { return (offset[e] - offset[0]) * of_row / worth + e; }
+};
 
 /// Bytes of packed weights [E, rows, cols], as they are or transposed.
 template <class T>
@@ -73,7 +98,7 @@ constexpr Index expert_packed_bytes(Index experts, Index rows, Index cols) {
   return experts * larger(packed_size<T>(rows, cols), packed_size<T>(cols, rows)) * static_cast<Index>(sizeof(T));
 }
 
-/// The products of experts on the CPU: a twin of ExpertProduct and ExpertWeightsProduct.
+/// The products of experts on the CPU: a twin of ExpertProduct, ExpertPair and ExpertWeightsProduct.
 template <class T>
 class CpuExpertProduct {
  public:
@@ -144,27 +169,12 @@ class CpuExpertProduct {
 
  private:
   static void check(const ExpertFactors<T>& factors, VectorView<const std::int32_t> offset);
-  /// Rows of which two products are done at once: what is between them stays in the second level's cache.
+  /// Rows of which two products are done at once, if what is between them stays in the second level's cache.
   static constexpr Index pair_rows = 256;
+  static constexpr Index pair_bytes = 2 * 1024 * 1024;
   /// That an executor's workers are given, so that they end together.
   Index tasks() const { return b_.workers() == 1 ? 1 : 16 * b_.workers(); }
 
-  struct Part {
-    Index e, part;
-  };
-  /// `parts(e)`: in how many tasks expert e is cut.
-  template <class Parts>
-  static Index all_parts(Index experts, const Parts& parts) {
-    Index all = 0;
-    for (Index e = 0; e < experts; ++e) all += parts(e);
-    return all;
-  }
-  template <class Parts>
-  static Part part_of(Index task, const Parts& parts) {
-    Index e = 0;
-    for (Index n = parts(0); task >= n; n = parts(++e)) task -= n;
-    return {e, task};
-  }
   void pack(MatrixView<const T> w, Op op, Index experts, T* out) const;
   /// Packs the weights of a product of `count` rows into the beginning of `room`, which it leaves without that.
   void pack_before(ExpertFactors<T>& f, Index count, VectorView<std::byte>& room) const {
@@ -208,11 +218,13 @@ void CpuExpertProduct<T>::product(ExpertFactors<T> f, VectorView<const std::int3
   // Many panels a task: its rows stay in cache from panel to panel, and only the first one is not fetched ahead.
   const Index panel = panel_columns<T>(b_.level());
   const Index panels = divide_up(f.out.cols, panel);
-  const Index worth = larger(divide_up(worth_a_task, larger(f.inner, 1) * f.out.cols), divide_up(count, tasks()));
-  const auto parts = [&](Index e) { return smaller(divide_up(offset[e + 1] - offset[e], worth), panels); };
-  b_.parallel(all_parts(f.experts, parts), [&](Index task, int worker) {
-    const auto [e, part] = part_of(task, parts);
-    const Index step = divide_up(panels, parts(e)) * panel;
+  const Index of_row = larger(f.inner, 1) * f.out.cols;
+  const ExpertCut cut{offset, of_row, larger(worth_a_task, divide_up(count * of_row, tasks()))};
+  b_.parallel(cut.tasks(), [&](Index task, int worker) {
+    const auto [e, part] = cut.part_of(task);
+    const Index parts = smaller(cut.parts(e), panels);
+    if (part >= parts) return;
+    const Index step = divide_up(panels, parts) * panel;
     const Index first = smaller(part * step, f.out.cols);
     const Index last = smaller(first + step, f.out.cols);
     const T* const after = last < f.out.cols ? nullptr : f.packed_of(e + 1);
@@ -226,7 +238,8 @@ void CpuExpertProduct<T>::pair(ExpertFactors<T> first, ExpertFactors<T> second,
                                VectorView<const std::int32_t> offset, ExpertRoom room) const {
   const Index experts = first.experts;
   const Index count = experts < 1 ? 0 : offset[experts] - offset[0];
-  if (count < pair_rows * larger(experts, 6 * b_.workers())) {
+  const bool stays = pair_rows * first.out.cols * static_cast<Index>(sizeof(T)) <= pair_bytes;
+  if (!stays || count < pair_rows * larger(experts, 6 * b_.workers())) {
     product(first, offset, room);
     product(second, offset, room);
     return;
@@ -235,9 +248,10 @@ void CpuExpertProduct<T>::pair(ExpertFactors<T> first, ExpertFactors<T> second,
   check(second, offset);
   pack_before(first, count, room.packed);
   pack_before(second, count, room.packed);
-  const auto parts = [&](Index e) { return divide_up(offset[e + 1] - offset[e], pair_rows); };
-  b_.parallel(all_parts(experts, parts), [&](Index task, int worker) {
-    const auto [e, part] = part_of(task, parts);
+  const ExpertCut cut{offset, 1, pair_rows};
+  b_.parallel(cut.tasks(), [&](Index task, int worker) {
+    const auto [e, part] = cut.part_of(task);
+    if (part >= cut.parts(e)) return;
     const Index rows = even_part(offset[e + 1] - offset[e], pair_rows);
     const Index begin = smaller(offset[e] + part * rows, offset[e + 1]);
     const Index end = smaller(begin + rows, offset[e + 1]);
@@ -273,9 +287,15 @@ void CpuExpertProduct<T>::pack(MatrixView<const T> w, Op op, Index experts, T* o
   const Index rows = w.rows / experts;
   const Index inner = op == Op::none ? rows : w.cols;
   const Index cols = op == Op::none ? w.cols : rows;
-  b_.parallel(experts, [&](Index e, int) {
-    b_.at_level(PackWeights<T>{{w.data + e * rows * w.stride, w.stride, op, nullptr, nullptr}, inner, cols,
-                               out + e * packed_size<T>(inner, cols)});
+  const Index panel = panel_columns<T>(b_.level());
+  const Index panels = divide_up(cols, panel);
+  const Index parts = smaller(divide_up(4 * b_.workers(), experts), panels);
+  const Index step = divide_up(panels, larger(parts, 1)) * panel;
+  b_.parallel(experts * parts, [&](Index task, int) {
+    const Index e = task / parts;
+    const Index first = smaller(task % parts * step, cols);
+    b_.at_level(PackWeights<T>{{w.data + e * rows * w.stride, w.stride, op, nullptr, nullptr}, inner, cols, first,
+                               smaller(first + step, cols), out + e * packed_size<T>(inner, cols)});
   });
 }
 

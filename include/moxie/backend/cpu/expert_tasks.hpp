@@ -6,7 +6,7 @@
 #include "moxie/backend/cpu/tile.hpp"
 #include "moxie/backend/cpu/weight_panels.hpp"
 
-/// The products of experts as tasks: an expert's rows by some of its panels. A task owns whole tiles of the result, each of
+/// The products of experts as tasks: an expert's rows, or some of them, by some of its panels. A task owns whole tiles of the result, each of
 /// which is one sum over the whole inner dimension, so no bit depends on who runs it or on the rows beside a row.
 namespace moxie::detail {
 

@@ -68,12 +68,13 @@ MOXIE_INLINE void copy_panel(const T* from, Index stride, Index count, T* out) {
   }
 }
 
-/// Packs the weights of one expert.
+/// Packs the weights of one expert, from one whole panel to another.
 template <class T>
 struct PackWeights {
   Factor<T> w;  // of the expert
   Index inner, cols;
-  T* out;
+  Index first_col, last_col;
+  T* out;  // of the expert
 
   template <class L>
   MOXIE_INLINE void operator()(L) const {
@@ -82,7 +83,7 @@ struct PackWeights {
     // Some rows of all panels at a time: their memory is read in its order.
     const Index rows = w.op == Op::none ? 8 : inner;
     for (Index p = 0; p < inner; p += rows) {
-      for (Index j = 0; j < cols; j += panel) {
+      for (Index j = first_col; j < last_col; j += panel) {
         const Index width = smaller(panel, divide_up(cols - j, vector) * vector);
         pack_panel<T, L>(w, p, smaller(rows, inner - p), j, cols, width, out + j * inner + p * width);
       }
