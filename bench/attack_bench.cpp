@@ -12,7 +12,7 @@
 
 // What an adversarial training step costs beside its passes: PGD of ten steps and a pass with all gradients on what it found,
 // against eleven plain passes that give the gradient of the images alone, of the same vision transformer with experts (E = 8,
-// K = 2, groups of one image). Neither has an optimizer's step. The pass with all gradients computes those of the weights, too,
+// K = 2, dropless, groups of one image). Neither has an optimizer's step. The pass with all gradients computes those of the weights, too,
 // and the plain ones do not, so the ratio is above one even if an attack costs nothing beside its passes.
 //
 // A row's time is the median of the adversarial step; ratios are of medians, taken in turn.

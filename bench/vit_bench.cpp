@@ -7,7 +7,7 @@
 #include "timing.hpp"
 #include "vit_step.hpp"
 
-// Whole training steps of vision transformers with experts (E = 8, K = 2), and the share of a step's time that its mixture of
+// Whole training steps of vision transformers with experts (E = 8, K = 2, dropless), and the share of a step's time that its mixture of
 // experts layers and its attention take. A layer of each kind is timed at the same shapes, forward and backward, in turn with
 // whole steps; its median times the number of such layers, over the median of the steps, is the share. The rest (embedding,
 // dense blocks, norms, head, optimizer) is not timed.

@@ -6,7 +6,7 @@
 
 #include "moxie/backend/cpu.hpp"
 #include "moxie/backend/thread_pool.hpp"
-#include "moxie/capacity/factor.hpp"
+#include "moxie/capacity/dropless.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/nn/presets.hpp"
@@ -25,13 +25,14 @@ using B = moxie::CpuBackend<float>;
 using moxie::Index;
 using Layer = moxie::AnyLayer<B>;
 
-/// The experts of the transformers that are timed: E = 8, K = 2.
+/// The experts of the transformers that are timed: E = 8, K = 2, without drops, so that the work is the same whatever the router
+/// learns.
 inline Layer make_moe(const moxie::Scope<B>& scope, const moxie::VitConfig& vit, Index images) {
   return moxie::MoeLayer{
       scope,
       moxie::MoeShape{.width = vit.width, .experts = 8, .group = images * vit.tokens()},
       moxie::WithNoise{moxie::GaussianNoise{}, moxie::TopKRouter{.k = 2}},
-      moxie::CapacityFactor{.factor = 1.05, .multiple_of = 4},
+      moxie::Dropless{},
       moxie::FeedForward<moxie::Gelu>{.hidden = vit.hidden},
       moxie::Importance{},
       moxie::NoisyLoad{}};

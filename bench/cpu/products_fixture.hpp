@@ -9,9 +9,26 @@
 
 #include "../layer_input.hpp"
 #include "engines/own_products.hpp"
+#include "moxie/backend/cpu/pages.hpp"
 #include "moxie/core/error.hpp"
+#include "moxie/ops/expert_product.hpp"
 
 namespace bench {
+
+/// Huge pages for all engines alike: the library asks for them, and products walk through memory in long strides.
+template <class T>
+struct PageAllocator {
+  using value_type = T;
+  PageAllocator() = default;
+  template <class U>
+  explicit PageAllocator(const PageAllocator<U>&) {}
+  T* allocate(std::size_t n) {
+    return static_cast<T*>(moxie::detail::allocate_pages(n * sizeof(T)));
+  }
+  void deallocate(T* p, std::size_t n) { moxie::detail::free_pages(p, n * sizeof(T)); }
+  friend bool operator==(PageAllocator, PageAllocator) { return true; }
+};
+using Numbers = std::vector<float, PageAllocator<float>>;
 
 struct ProductsShape {
   Index experts, rows, choices, width, hidden;  // rows: of an expert
@@ -37,14 +54,14 @@ class ProductsFixture {
             static_cast<std::int32_t>((r * s.experts + e) / s.choices);
     for (Index e = 0; e <= s.experts; ++e)
       offset_[static_cast<std::size_t>(e)] = static_cast<std::int32_t>(e * s.rows);
-    x_ = normal_numbers(problem_.tokens * s.width, 2);
-    dy_ = normal_numbers(problem_.tokens * s.width, 6);
-    w1_ = scaled(normal_numbers(s.experts * s.width * s.hidden, 7), s.width);
-    w2_ = scaled(normal_numbers(s.experts * s.width * s.hidden, 8), s.hidden);
+    x_ = numbers(problem_.tokens * s.width, 2, 1);
+    dy_ = numbers(problem_.tokens * s.width, 6, 1);
+    w1_ = numbers(s.experts * s.width * s.hidden, 7, s.width);
+    w2_ = numbers(s.experts * s.width * s.hidden, 8, s.hidden);
     copy_rows(x_, 1.0F, x_rows_);
     copy_rows(dy_, 0.5F, dy_rows_);
     for (auto* v : {&hidden_rows_, &d_hidden_rows_})
-      v->resize(static_cast<std::size_t>(rows * s.hidden));
+      v->resize(static_cast<std::size_t>(rows * moxie::detail::row_stride<float>(s.hidden)));
     for (auto* v : {&out_rows_, &dx_rows_}) v->resize(static_cast<std::size_t>(rows * s.width));
     for (auto* v : {&dw1_, &dw2_}) v->resize(w1_.size());
     problem_.x = x_.data();
@@ -70,13 +87,13 @@ class ProductsFixture {
 
   /// @throws numeric_error unless all engines compute the same
   void check(const std::vector<ProductsEngine*>& engines) {
-    std::vector<std::vector<float>> expected;
+    std::vector<Numbers> expected;
     for (ProductsEngine* engine : engines) {
-      for (std::vector<float>* v : results()) std::fill(v->begin(), v->end(), 0.0F);
+      for (Numbers* v : results()) std::fill(v->begin(), v->end(), 0.0F);
       engine->forward();
       engine->backward();
       std::size_t i = 0;
-      for (const std::vector<float>* v : results()) {
+      for (const Numbers* v : results()) {
         if (engine == engines.front()) {
           expected.push_back(*v);
         } else {
@@ -88,10 +105,10 @@ class ProductsFixture {
   }
 
  private:
-  std::vector<std::vector<float>*> results() {
+  std::vector<Numbers*> results() {
     return {&hidden_rows_, &out_rows_, &d_hidden_rows_, &dx_rows_, &dw1_, &dw2_};
   }
-  static void compare(const std::vector<float>& found, const std::vector<float>& expected) {
+  static void compare(const Numbers& found, const Numbers& expected) {
     float most = 0;
     float difference = 0;
     for (std::size_t i = 0; i < found.size(); ++i) {
@@ -102,12 +119,15 @@ class ProductsFixture {
       moxie::throw_numeric("an engine multiplies otherwise than the library: results differ by ",
                            difference, ", the largest is ", most);
   }
-  static std::vector<float> scaled(std::vector<float> v, Index inner) {
+  /// N(0, 1 / inner).
+  static Numbers numbers(Index n, std::uint64_t seed, Index inner) {
+    const std::vector<float> drawn = normal_numbers(n, seed);
+    Numbers out(drawn.begin(), drawn.end());
     const float factor = 1 / std::sqrt(static_cast<float>(inner));
-    for (float& x : v) x *= factor;
-    return v;
+    for (float& x : out) x *= factor;
+    return out;
   }
-  void copy_rows(const std::vector<float>& from, float factor, std::vector<float>& to) const {
+  void copy_rows(const Numbers& from, float factor, Numbers& to) const {
     to.reserve(index_.size() * static_cast<std::size_t>(problem_.width));
     for (const std::int32_t token : index_)
       for (Index j = 0; j < problem_.width; ++j)
@@ -116,8 +136,8 @@ class ProductsFixture {
 
   ProductsProblem problem_;
   std::vector<std::int32_t> index_, offset_;
-  std::vector<float> scale_, x_, dy_, w1_, w2_, x_rows_, dy_rows_;
-  std::vector<float> hidden_rows_, out_rows_, d_hidden_rows_, dx_rows_, dw1_, dw2_;
+  Numbers scale_, x_, dy_, w1_, w2_, x_rows_, dy_rows_;
+  Numbers hidden_rows_, out_rows_, d_hidden_rows_, dx_rows_, dw1_, dw2_;
 };
 
 }  // namespace bench

@@ -15,8 +15,8 @@ class ProductsRow {
         threads_(threads),
         rows_(rows),
         fixture_({8, rows, 2, run.size(512, 32), run.size(2048, 64)}),
-        own_(fixture_.problem(), on_.pool, true),
-        packing_(fixture_.problem(), on_.pool, false),
+        own_(fixture_.problem(), on_.pool, OwnForm::packed),
+        packing_(fixture_.problem(), on_.pool, OwnForm::packing),
         native_(make_native_products(fixture_.problem(), on_.pool)),
         eigen_(make_eigen_products(fixture_.problem(), on_.pool)),
         dnnl_(make_dnnl_products(fixture_.problem(), on_.pool)),
@@ -81,7 +81,8 @@ class ProductsRow {
       return bar;
     }
     char text[160];
-    std::snprintf(text, sizeof text, "weights already packed; packing in each product the ratio is %.3f",
+    std::snprintf(text, sizeof text,
+                  "weights already packed; packing in each product the ratio is %.3f",
                   ratio_of(times[3], times[times.size() - 2]));
     bar.ratio = ratio_of(times[3], times[0]);
     bar.note = text;
@@ -110,8 +111,8 @@ inline void packing_row(CpuRun& run) {
   for (const int threads : run.options.threads) {
     Workers on(threads);
     ProductsFixture fixture({8, run.size(64, 16), 2, run.size(512, 32), run.size(2048, 64)});
-    OwnProducts packed(fixture.problem(), on.pool, true);
-    OwnProducts packing(fixture.problem(), on.pool, false);
+    OwnProducts packed(fixture.problem(), on.pool, OwnForm::packed);
+    OwnProducts packing(fixture.problem(), on.pool, OwnForm::packing);
     const double flops = 3 * fixture.problem().forward_flops();
     const auto step = [](OwnProducts& products) {
       return Timed{[&products] {
@@ -119,10 +120,12 @@ inline void packing_row(CpuRun& run) {
         products.backward();
       }};
     };
-    const auto times = run.measure(run.rounds(), {{"products/step/weights:packing", on, step(packing), flops},
-                                                  {"products/step/weights:packed", on, step(packed), flops}});
-    run.report.add(Bar{.what = "products of a training step at 64 rows an expert, packing included, "
-                               "against those from packed weights",
+    const auto times =
+        run.measure(run.rounds(), {{"products/step/weights:packing", on, step(packing), flops},
+                                   {"products/step/weights:packed", on, step(packed), flops}});
+    run.report.add(Bar{.what =
+                           "products of a training step at 64 rows an expert, packing included, "
+                           "against those from packed weights",
                        .threads = threads,
                        .direction = Direction::at_most,
                        .limit = 1.25,

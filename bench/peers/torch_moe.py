@@ -7,8 +7,7 @@ PyTorch, on the same threads.
 
 Each round runs moxie's program and then each form of the PyTorch code, so that a change of the machine's speed meets all; a
 ratio is the median over rounds. PyTorch's forms: `loop` (expert by expert with index_add_), `bmm` (sorted, padded, batched
-products), `grouped` (sorted, grouped products), and those two under torch.compile. In a training step PyTorch drops
-nothing, while the library's capacity of 1.05 drops what overflows.
+products), `grouped` (sorted, grouped products), and those two under torch.compile. Neither side drops anything.
 
 Without PyTorch it ends with 2 and one line on standard error.
 """

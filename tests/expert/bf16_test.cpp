@@ -122,7 +122,8 @@ TEST_CASE("The instruction for pairs of bf16 gives what widening gives, but for 
     for (Index e = 0; e < 4; ++e) {
       product.backend.at_level(detail::PairTask{
           {product.x.data(), inner, Op::none, nullptr, nullptr}, copy, true, scratch.data(),
-          {out.data(), offset.back(), cols}, offset.data(), inner, {}, Level::avx512, e, 0, cols});
+          {out.data(), offset.back(), cols}, inner, {}, Level::avx512, e,
+           offset[static_cast<std::size_t>(e)], offset[static_cast<std::size_t>(e + 1)], 0, cols});
     }
     double worst = 0;
     for (std::size_t i = 0; i < out.size(); ++i)
@@ -173,6 +174,13 @@ TEST_CASE("bf16 weights are made anew after edit, give the same bits on any numb
   const std::vector<float>& row = few();
   CHECK(std::vector<float>(row.begin(), row.begin() + 500) ==
         std::vector<float>(before.begin(), before.begin() + 500));
+}
+
+TEST_CASE("Weights of a layer that made no bf16 copy are refused") {
+  OneProduct product{B(narrow), 33, 50, {0, 9}};
+  product.w = ExpertWeights<B>{product.w.id};
+  CHECK(test::message_of<config_error>([&] { product(); })
+            .starts_with("moxie::CpuBackend: the tape is for narrow weights of another layer or backend"));
 }
 
 TEST_CASE("Tapes with gradients do not read bf16 weights, and double has none") {

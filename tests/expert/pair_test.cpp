@@ -8,6 +8,7 @@
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/core/memory.hpp"
 #include "moxie/ops/expert_product.hpp"
+#include "support/errors.hpp"
 #include "support/kernels.hpp"
 
 namespace moxie::test::pair_test {
@@ -144,6 +145,11 @@ TEST_CASE("two products at once on each level") {
 }
 TEST_CASE("two products at once: fewer rows than are worth it") { check<float>({0, 7, 7, 300}); }
 
+TEST_CASE("one product after the other: rows are cut where there are fewer panels than workers could share") {
+  check<float>({0, 4600});
+  check<double>({5, 5, 9, 4599, 4599});
+}
+
 TEST_CASE("weights are packed before a training pass from 512 rows an expert on") {
   const auto packed_bytes = [](Gradients gradients, std::int32_t rows, WeightCopies copies) {
     return Pair<float>(CpuBackend<float>(CpuOptions{.copies = copies}), {0, 0, rows}, gradients).memory.packed.size;
@@ -154,6 +160,51 @@ TEST_CASE("weights are packed before a training pass from 512 rows an expert on"
   CHECK(packed_bytes(Gradients::input, 1024, WeightCopies::packed) == 0);
   CHECK(packed_bytes(Gradients::none, 1024, WeightCopies::packed) == 0);
   CHECK(packed_bytes(Gradients::all, 1024, WeightCopies::none) == 0);
+}
+
+TEST_CASE("a tape that is bound again for fewer rows has no room left of the binding before") {
+  using B = CpuBackend<float>;
+  Pair<float> p(B{}, {0, 512, 1024}, Gradients::all);
+  CHECK(p.memory.packed.size > 0);
+  Arena<B> again(Gradients::all, p.bytes.data(), p.bytes.bytes());
+  expert_product.bind(p.backend, again, *p.scope.parameters, p.w1, p.w2, 600, p.memory);
+  CHECK(p.memory.packed.size == 0);
+  CHECK(p.memory.packed.data == nullptr);
+}
+
+TEST_CASE("products of experts refuse scratch bound for narrower weights, and gradients of another shape") {
+  using B = CpuBackend<float>;
+  B backend(CpuOptions{.copies = WeightCopies::none});
+  const Scope<B> scope = root(backend);
+  const ExpertWeights<B> small{scope.add_experts("small", {1, 4, 4}, Initializer::zeros(), false)};
+  const ExpertWeights<B> wide{scope.add_experts("wide", {1, 64, 4}, Initializer::zeros(), false)};
+  scope.parameters->initialize(1);
+  ExpertMemory<B> memory;
+  Arena<B> measured(Gradients::input);
+  expert_product.bind(backend, measured, *scope.parameters, small, small, 9, memory);
+  const Memory<B> bytes(backend, measured.peak());
+  Arena<B> arena(Gradients::input, bytes.data(), bytes.bytes());
+  expert_product.bind(backend, arena, *scope.parameters, small, small, 9, memory);
+  const Ints offset{0, 9};
+  std::vector<float> x(9 * 64, 1.0F);
+  std::vector<float> out(9 * 4, 7.0F);
+  const Rows<B> rows{ConstMatrix<B>(x.data(), 9, 64), {}, {}, {offset.data(), 2}, 9};
+  const Matrix<B> to(out.data(), 9, 4);
+  CHECK(message_of<shape_error>([&] {
+          expert_product(backend, *scope.parameters, wide, memory, rows, Op::none, to, NoEnd{});
+        }).starts_with("moxie::CpuBackend: product of experts: its scratch has "));
+  CHECK(out == std::vector<float>(out.size(), 7.0F));
+
+  const Rows<B> dy{ConstMatrix<B>(out.data(), 9, 4), {}, {}, {offset.data(), 2}, 9};
+  std::vector<float> dw(64 * 4, 0.0F);
+  const auto weights = [&](Index r, Index c) {
+    return message_of<shape_error>(
+        [&] { expert_weights_product(backend, memory, rows, dy, Matrix<B>(dw.data(), r, c)); });
+  };
+  CHECK(weights(63, 4) ==
+        "moxie::CpuBackend: product of experts' weights: dw has 63 rows, expected 1 * 64 for rows 64 wide");
+  CHECK(weights(64, 3) == "moxie::CpuBackend: product of experts' weights: dw has 3 columns, expected 4 as dy");
+  CHECK(dw == std::vector<float>(dw.size(), 0.0F));
 }
 
 }  // namespace moxie::test::pair_test

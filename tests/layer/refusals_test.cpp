@@ -156,6 +156,48 @@ TEST_CASE("a MoE layer goes back once a forward, and not after one that was refu
   CHECK(backward() == "no error");  // nothing was written: the pass before is still there
 }
 
+TEST_CASE("a backward that threw halfway is not repeated: it has added some gradients") {
+  struct Failing final : Executor {
+    int calls_left = 1000000;
+    int workers() const noexcept override { return 1; }
+    void run(Index tasks, TaskRef task) override {
+      if (--calls_left < 0) throw std::runtime_error("no more");
+      for (Index i = 0; i < tasks; ++i) task(i, 0);
+    }
+  } executor;
+  using B = CpuBackend<double>;
+  B backend(executor);
+  const Moe<B> layer = make_moe(backend, Config<B>{});
+  Runner<Moe<B>> runner(layer, 8);
+  const std::vector<double> x = normals(40, 1);
+  const auto backward = [&] { return message_of<std::exception>([&] { runner.backward(x); }); };
+  runner.forward(x);
+  const int before = executor.calls_left;
+  CHECK(backward() == "no error");
+  const int calls = before - executor.calls_left;
+  CHECK(calls > 3);
+  for (int fails = 0; fails < calls; ++fails) {
+    CAPTURE(fails);
+    executor.calls_left = 1000000;
+    runner.forward(x);
+    executor.calls_left = fails;
+    CHECK(backward() == "no more");
+    executor.calls_left = 1000000;
+    CHECK(backward().starts_with("moxie::MoeLayer::backward: there was no forward on this tape since"));
+  }
+}
+
+TEST_CASE("a pass of more assignments than 32 bits can number is refused") {
+  using B = CpuBackend<double>;
+  B backend;
+  const Moe<B> layer = make_moe(backend, Config<B>{.group = 4});
+  constexpr Index tokens = Index{1} << 30;
+  CHECK(message_of<shape_error>([&] { (void)layer.routing_shape(tokens, Mode::train); }) ==
+        "moxie::MoeLayer: 1073741824 tokens are up to 2147483648 assignments, expected at most 2147483647: they are "
+        "numbered in 32 bits");
+  CHECK(layer.routing_shape(tokens - 4, Mode::train).assignments == 2147483640);
+}
+
 TEST_CASE("memory that is not there is refused before it is touched") {
   using B = CpuBackend<double>;
   B backend;

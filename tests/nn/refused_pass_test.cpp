@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "moxie/backend/thread_pool.hpp"
 #include "moxie/capacity/factor.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
@@ -104,6 +105,25 @@ TEST_CASE("an AnyLayer refuses a tape that it did not make") {
   std::vector<double> y(3);
   CHECK(message_of([&] { vit.forward({x.data(), 1, 64}, {y.data(), 1, 3}, tape, {}); }) ==
         "moxie::AnyLayer: this tape was never bound: make it with make_tape of this layer");
+}
+
+TEST_CASE("attention refuses a tape that was made for other workers") {
+  ThreadPool two(2);
+  ThreadPool three(3);
+  B cpu(two);
+  const Scope<B> scope = root(cpu);
+  const SelfAttention<B> attention(scope, {.tokens = 4, .width = 8, .heads = 2});
+  scope.parameters->initialize(1);
+  auto tape = make_tape(attention, 8);
+  const std::vector<double> x(64, 0.5);
+  std::vector<double> y(64, 7.0);
+  const auto forward = [&] {
+    return message_of<config_error>([&] { attention.forward({x.data(), 8, 8}, {y.data(), 8, 8}, *tape, {}); });
+  };
+  cpu = B(three);
+  CHECK(forward() == "moxie::CpuBackend: the executor has 3 workers, the tape was made for 2");
+  cpu = B(two);
+  CHECK(forward() == "no error");
 }
 
 TEST_CASE("a tape of a negative number of rows is refused") {

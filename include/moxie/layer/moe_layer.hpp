@@ -1,6 +1,8 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
+#include <limits>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -139,6 +141,9 @@ class MoeLayer {
                    .group = group};
     s.capacity = soft ? slots_ : tokens > 0 ? slots(group, mode) : 0;
     s.assignments = router_.assignments(s);
+    if (constexpr Index most = std::numeric_limits<std::int32_t>::max(); s.assignments > most)
+      throw_shape("moxie::MoeLayer: ", tokens, " tokens are up to ", s.assignments, " assignments, expected at most ", most,
+                  ": they are numbered in 32 bits");
     s.rows = rows_of(s);
     return s;
   }
@@ -223,6 +228,7 @@ class MoeLayer {
   /// gradients of parameters += if both the tape and the pass wanted them. Once a forward.
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
     t.state.begin_backward("moxie::MoeLayer", dy, dx, input_width(), output_width());
+    t.state.end_backward();  // already: one that throws halfway has added some gradients, and must not be repeated
     const Gradients gradients = t.context.gradients;
     B& b = backend();
     RoutingType& r = t.routing;
@@ -254,7 +260,6 @@ class MoeLayer {
       const Matrix<B> row(all.data, 1, all.size);
       add_rows(b, ConstMatrix<B>(row), ConstMatrix<B>(t.selected.data, 1, all.size), row);
     }
-    t.state.end_backward();
   }
 
   /// Names of the regularizers, in the order of `read_losses`.

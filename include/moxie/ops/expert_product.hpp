@@ -114,6 +114,7 @@ struct ExpertProduct {
   template <Backend B>
   void bind(B& b, Arena<B>& arena, const Parameters<B>& p, const ExpertWeights<B>& one,
             const ExpertWeights<B>& two, Index rows, ExpertMemory<B>& memory) const {
+    memory = {};  // of an earlier binding, which may have had more
     if constexpr (requires { b.bind(*this, arena, p, one, two, rows, memory); })
       b.bind(*this, arena, p, one, two, rows, memory);
   }

@@ -255,11 +255,10 @@ struct PairTask {
   bool dot;                // by the machine's instruction: at Level::avx512 of a machine_has_dot() only
   std::uint32_t* scratch;  // of size(inner)
   MatrixView<float> out;
-  const std::int32_t* offset;
   Index inner;
   TileEnd end;
   Level level;
-  Index e, first_col, last_col;
+  Index e, begin_row, end_row, first_col, last_col;
 
   static constexpr Index stretch(Index inner) {
     return larger(stretch_bytes / (row_step(inner) * 4) / 24, 1) * 24;
@@ -271,8 +270,8 @@ struct PairTask {
   MOXIE_INLINE void operator()(L) const {
     constexpr Index vector = lanes<float, L>;
     constexpr int most = panel_vectors<L>;
-    for (Index row = offset[e]; row < offset[e + 1]; row += stretch(inner)) {
-      const Index rows = smaller(stretch(inner), offset[e + 1] - row);
+    for (Index row = begin_row; row < end_row; row += stretch(inner)) {
+      const Index rows = smaller(stretch(inner), end_row - row);
       if (dot) round_rows<L>(row, rows);
       for (Index j = first_col; j < last_col; j += most * vector) {
         const Index left = divide_up(out.cols - j, vector);
@@ -387,14 +386,22 @@ class Bf16Weights final : public NarrowWeights {
     const Index panels = divide_up(p.out.cols, panel);
     // Each task rounds the rows of its expert, so it has at least eight panels.
     const Index group = workers == 1 ? panels : smaller(8, panels);
-    const Index of_expert = divide_up(panels, group);
+    const Index by_cols = divide_up(panels, group);
+    // Rows are cut as well where that alone would give workers too little to share.
+    const Index by_rows = workers == 1 ? 1 : divide_up(4 * workers, experts * by_cols);
+    const Index of_expert = by_cols * by_rows;
     const bool dot = p.level == Level::avx512 && machine_prefers_dot();
     const Index each = p.working.size / workers / 256 * 256;
     const auto* const pairs = static_cast<const std::uint32_t*>(p.weights);
     const auto task_of = [&](Index task, int worker) {
-      const Index col = task % of_expert * group * panel;
+      const Index e = task / of_expert;
+      const Index all = p.offset[e + 1] - p.offset[e];
+      if (all < 1) return;
+      const Index rows = even_part(all, divide_up(all, by_rows));
+      const Index begin = smaller(p.offset[e] + task % of_expert / by_cols * rows, p.offset[e + 1]);
+      const Index col = task % by_cols * group * panel;
       at_level(p.level, PairTask{p.x, pairs, dot, reinterpret_cast<std::uint32_t*>(p.working.data + worker * each),
-                                 p.out, p.offset.data, p.inner, p.end, p.level, task / of_expert, col,
+                                 p.out, p.inner, p.end, p.level, e, begin, smaller(begin + rows, p.offset[e + 1]), col,
                                  smaller(col + group * panel, p.out.cols)});
     };
     run_tasks(p.executor, experts * of_expert, TaskRef(task_of));

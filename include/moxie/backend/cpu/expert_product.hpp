@@ -114,7 +114,7 @@ class CpuExpertProduct {
     }
     const NarrowWeights* const narrow = b_.copies().narrow();
     memory.keep = !arena.wants_weights() && b_.copies().kept();
-    memory.narrow = !arena.wants_input() && narrow != nullptr;
+    memory.narrow = memory.keep && !arena.wants_input() && narrow != nullptr;
     const Index bytes = memory.narrow ? narrow->scratch_bytes(widest)
                                       : expert_scratch_bytes<T>(rows, widest, arena.wants_weights());
     memory.workers = b_.workers();
@@ -151,10 +151,18 @@ class CpuExpertProduct {
     }));
   }
   /// The narrow copy of w. Nothing else has its bits, so passes wait for it.
+  /// @throws config_error if w's layer never made a tape for it
   template <class B>
   const void* narrowed(const Parameters<B>& p, const ExpertWeights<B>& w, Index experts) const {
-    return w.copies.all->narrow.current(
-        key(p), true, true, [&](void* to) { b_.copies().narrow()->pack(b_.level(), w.value(p), experts, to); });
+    const NarrowWeights* const narrow = b_.copies().narrow();
+    const void* const copy =
+        narrow == nullptr ? nullptr : w.copies.all->narrow.current(key(p), true, true, [&](void* to) {
+          narrow->pack(b_.level(), w.value(p), experts, to);
+        });
+    if (copy == nullptr)
+      throw_config("moxie::CpuBackend: the tape is for narrow weights of another layer or backend, expected one that "
+                   "this layer made with this backend's CpuOptions::copies");
+    return copy;
   }
 
   /// `factors.w` stacks the experts' matrices along its rows: [E*K, N] for Op::none, [E*N, K] for Op::transpose.
@@ -169,6 +177,14 @@ class CpuExpertProduct {
 
  private:
   static void check(const ExpertFactors<T>& factors, VectorView<const std::int32_t> offset);
+  /// Call it when it is settled whether the weights are packed.
+  void check_room(const ExpertFactors<T>& f, const ExpertRoom& room) const {
+    const Index needed = 2 * f.inner * panel_bytes;
+    if (f.packed == nullptr && needed > room.working.size / b_.workers() / 256 * 256)
+      throw_shape("moxie::CpuBackend: product of experts: its scratch has ", room.working.size / b_.workers(),
+                  " bytes for each worker, rows of ", f.inner, " need ", needed,
+                  ": it was bound for narrower weights");
+  }
   /// Rows of which two products are done at once, if what is between them stays in the second level's cache.
   static constexpr Index pair_rows = 256;
   static constexpr Index pair_bytes = 2 * 1024 * 1024;
@@ -215,6 +231,7 @@ void CpuExpertProduct<T>::product(ExpertFactors<T> f, VectorView<const std::int3
   const Index count = offset[f.experts] - offset[0];
   if (count < 1 || f.out.cols < 1) return;
   pack_before(f, count, room.packed);
+  check_room(f, room);
   // Many panels a task: its rows stay in cache from panel to panel, and only the first one is not fetched ahead.
   const Index panel = panel_columns<T>(b_.level());
   const Index panels = divide_up(f.out.cols, panel);
@@ -222,14 +239,19 @@ void CpuExpertProduct<T>::product(ExpertFactors<T> f, VectorView<const std::int3
   const ExpertCut cut{offset, of_row, larger(worth_a_task, divide_up(count * of_row, tasks()))};
   b_.parallel(cut.tasks(), [&](Index task, int worker) {
     const auto [e, part] = cut.part_of(task);
-    const Index parts = smaller(cut.parts(e), panels);
-    if (part >= parts) return;
-    const Index step = divide_up(panels, parts) * panel;
-    const Index first = smaller(part * step, f.out.cols);
+    // By columns, and by rows as well where there are more parts than panels.
+    const Index by_cols = smaller(cut.parts(e), panels);
+    if (by_cols < 1 || part >= cut.parts(e) / by_cols * by_cols) return;
+    const Index step = divide_up(panels, by_cols) * panel;
+    const Index first = smaller(part % by_cols * step, f.out.cols);
     const Index last = smaller(first + step, f.out.cols);
+    const Index all = offset[e + 1] - offset[e];
+    const Index rows = even_part(all, divide_up(all, cut.parts(e) / by_cols));
+    const Index begin = smaller(offset[e] + part / by_cols * rows, offset[e + 1]);
+    const Index end = smaller(begin + rows, offset[e + 1]);
     const T* const after = last < f.out.cols ? nullptr : f.packed_of(e + 1);
-    b_.at_level(ExpertTask<T>{f, of_worker(room.working, worker, b_.workers()), after, b_.level(), e, offset[e],
-                              offset[e + 1], first, last});
+    b_.at_level(ExpertTask<T>{f, of_worker(room.working, worker, b_.workers()), after, b_.level(), e, begin, end, first,
+                              last});
   });
 }
 
@@ -248,6 +270,8 @@ void CpuExpertProduct<T>::pair(ExpertFactors<T> first, ExpertFactors<T> second,
   check(second, offset);
   pack_before(first, count, room.packed);
   pack_before(second, count, room.packed);
+  check_room(first, room);
+  check_room(second, room);
   const ExpertCut cut{offset, 1, pair_rows};
   b_.parallel(cut.tasks(), [&](Index task, int worker) {
     const auto [e, part] = cut.part_of(task);
@@ -266,6 +290,9 @@ void CpuExpertProduct<T>::weights(Factor<T> x, Factor<T> dy, VectorView<const st
                                   Index height, VectorView<std::byte> working, MatrixView<T> dw) const {
   const Index experts = offset.size - 1;
   if (experts < 1 || offset[experts] == offset[0] || height < 1 || dw.cols < 1) return;
+  if (dw.rows != experts * height)
+    throw_shape("moxie::CpuBackend: product of experts' weights: dw has ", dw.rows, " rows, expected ", experts, " * ",
+                height, " for rows ", height, " wide");
   using Task = ExpertWeightsTask<T>;
   const Index panel = panel_columns<T>(b_.level());
   const Index blocks = divide_up(height, Task::block);

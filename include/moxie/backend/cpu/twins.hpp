@@ -38,6 +38,7 @@ class CpuTwins {
            MatrixView<T> o) {
     if (self().product() != nullptr)
       return Attention::generic(static_cast<B&>(*this), shape, q, k, v, memory, o);
+    check_workers(static_cast<int>(memory.working.rows));
     CpuAttention<T>{self(), shape}.forward(q, k, v, memory.kept, memory.working, o);
   }
   template <class B>
@@ -47,6 +48,7 @@ class CpuTwins {
     if (self().product() != nullptr)
       return AttentionBackward::generic(static_cast<B&>(*this), shape, q, k, v, d_o, memory, dq, dk,
                                         dv);
+    check_workers(static_cast<int>(memory.working.rows));
     CpuAttention<T>{self(), shape}.backward(q, k, v, d_o, memory.kept, memory.working, dq, dk, dv);
   }
   template <class B>
@@ -90,6 +92,9 @@ class CpuTwins {
     if (self().product() != nullptr || rows.scale)
       return ExpertWeightsProduct::generic(static_cast<B&>(*this), memory, rows, dy, dw);
     check_workers(memory.workers);
+    if (dw.cols != dy.x.cols)
+      throw_shape("moxie::CpuBackend: product of experts' weights: dw has ", dw.cols, " columns, expected ", dy.x.cols,
+                  " as dy");
     CpuExpertProduct<T>{self()}.weights(factor_of(rows, Op::transpose), factor_of(dy, Op::none), rows.offset,
                                         rows.x.cols, memory.working, dw);
   }
