@@ -24,7 +24,7 @@ constexpr std::uint64_t batches_taken = 8;
 
 /// Value k of image i is (31 i + 7 k) mod 256, its label i mod 3.
 vmoe::ImageSet make_set() {
-  vmoe::ImageSet set{.count = 5 * rows, .shape = {4, 4, 3}, .pixels = {}, .labels = {}};
+  vmoe::ImageSet set{.count = 5 * rows, .shape = {8, 8, 3}, .pixels = {}, .labels = {}};
   for (Index i = 0; i < set.count; ++i) {
     for (Index k = 0; k < set.shape.values(); ++k)
       set.pixels.push_back(static_cast<std::uint8_t>(31 * i + 7 * k));
