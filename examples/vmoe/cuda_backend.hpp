@@ -1,14 +1,8 @@
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstddef>
-#include <cstring>
-#include <memory>
-
+#include "cuda_staging.hpp"
 #include "moxie/backend/cuda.hpp"
 #include "moxie/backend/thread_pool.hpp"
-#include "moxie/core/memory.hpp"
 #include "options.hpp"
 
 /// A GPU as backend.hpp wants it.
@@ -24,65 +18,6 @@ inline Backend make_backend(moxie::ThreadPool& /*pool*/, const Options& options)
   return Backend(moxie::CudaLeaf(moxie::CudaOptions{.tf32 = options.tf32}));
 }
 
-/// Pinned memory of the host and as much of the device. The copy has a stream of its own, so that it runs beside what
-/// the backend computes; the two streams wait for each other by events, and the host for neither.
-class Staging {
- public:
-  Staging(Backend& backend, std::size_t bytes)
-      : bytes_(bytes),
-        stream_(backend.leaf().stream()),
-        host_(pinned(bytes)),
-        device_(backend, bytes) {
-    MOXIE_CUDA_TRY(cudaGetDevice(&number_));
-    std::memset(host_.get(), 0, bytes);
-    backend.copy_from_host(device_.data(), host_.get(), bytes);
-  }
-  Staging(const Staging&) = delete;
-  Staging& operator=(const Staging&) = delete;
-  ~Staging() { cudaStreamSynchronize(copies_.get()); }
-
-  void begin() { used_.record(stream_); }
-  std::byte* host() {
-    MOXIE_CUDA_TRY(cudaSetDevice(number_));  // it belongs to the thread
-    MOXIE_CUDA_TRY(cudaEventSynchronize(sent_.event));
-    return host_.get();
-  }
-  void send() {
-    MOXIE_CUDA_TRY(cudaStreamWaitEvent(copies_.get(), used_.event, 0));
-    MOXIE_CUDA_TRY(cudaMemcpyAsync(device_.data(), host_.get(), bytes_, cudaMemcpyHostToDevice,
-                                   copies_.get()));
-    sent_.record(copies_.get());
-  }
-  const std::byte* receive() {
-    MOXIE_CUDA_TRY(cudaStreamWaitEvent(stream_, sent_.event, 0));
-    return device_.data();
-  }
-
- private:
-  struct FreePinned {
-    void operator()(std::byte* p) const { cudaFreeHost(p); }
-  };
-  static std::unique_ptr<std::byte, FreePinned> pinned(std::size_t bytes) {
-    void* p = nullptr;
-    MOXIE_CUDA_TRY(cudaHostAlloc(&p, bytes > 0 ? bytes : 1, cudaHostAllocDefault));
-    return std::unique_ptr<std::byte, FreePinned>(static_cast<std::byte*>(p));
-  }
-  struct Event {
-    Event() { MOXIE_CUDA_TRY(cudaEventCreateWithFlags(&event, cudaEventDisableTiming)); }
-    Event(const Event&) = delete;
-    Event& operator=(const Event&) = delete;
-    ~Event() { cudaEventDestroy(event); }
-    void record(cudaStream_t stream) { MOXIE_CUDA_TRY(cudaEventRecord(event, stream)); }
-    cudaEvent_t event = nullptr;
-  };
-
-  int number_ = 0;
-  std::size_t bytes_;
-  cudaStream_t stream_;
-  moxie::CudaStream copies_;
-  Event used_, sent_;
-  std::unique_ptr<std::byte, FreePinned> host_;
-  moxie::Memory<Backend> device_;
-};
+using Staging = CudaStaging<Backend>;
 
 }  // namespace vmoe

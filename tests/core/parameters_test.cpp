@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "moxie/backend/cpu.hpp"
+#include "moxie/backend/thread_pool.hpp"
 #include "support/errors.hpp"
 
 namespace parameters_test {
@@ -156,6 +157,20 @@ TEST_CASE("same_experts starts every expert alike") {
     CHECK(s[i] == s[i + 8]);
     CHECK(a[i] != a[i + 4]);
   }
+}
+
+TEST_CASE("uniform values are the initializer's, however many threads draw them") {
+  ThreadPool pool(3);
+  B backend(pool);
+  Parameters<B> p(backend);
+  const Initializer uniform = Initializer::xavier_uniform(100, 200);
+  const auto kernel = p.add({.name = "kernel", .shape = {100, 200}, .initializer = uniform});
+  p.initialize(1);
+  const std::vector<double> values = copy(p.vector(kernel));
+  const Random random(1, 0, stream_id("kernel"));
+  bool equal = true;
+  for (std::size_t i = 0; i < values.size(); ++i) equal = equal && values[i] == uniform(random, i);
+  CHECK(equal);
 }
 
 TEST_CASE("zero_gradients zeroes what passes have added") {

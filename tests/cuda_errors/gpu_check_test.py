@@ -76,11 +76,34 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "conformance_double", "conformance_float",
                                                   "memcheck", "memcheck_ops", "memcheck_conformance",
                                                   "racecheck", "racecheck_ops", "racecheck_conformance", "benchmark",
-                                                  "torch", "training"])
+                                                  "torch", "bars", "training"])
+        self.assertEqual(listed[-2][3], "bench_gpu has written nothing")
         self.assertEqual(listed[3][3], "built without conformance_cuda")
         self.assertIn("--no-tests=error", listed[2][1])
         self.assertEqual(listed[-1][1][2:4], ["--backend", "cuda"])
         self.assertEqual(listed[-1][3], "built without vmoe_cuda")
+
+    def test_bars_are_printed_and_reported_met_or_not(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for code, status in ((0, "passed"), (1, "failed")):
+                steps = [("bars", ["sh", "-c", f"echo a bar; exit {code}"], {}, None)]
+                ended, text = run(["--build", folder], ["A GPU"], steps)
+                self.assertEqual(ended, code)
+                self.assertIn("\n\na bar\nwritten: ", text)
+                report = json.loads(pathlib.Path(folder, "gpu_check", "result.json").read_text(encoding="utf-8"))
+                self.assertEqual((report["bars"], report["steps"][0]["status"]), (["a bar"], status))
+
+    def test_torch_is_compared_where_it_ran_after_the_benchmark(self):
+        with tempfile.TemporaryDirectory() as folder:
+            logs = pathlib.Path(folder, "gpu_check")
+            logs.mkdir()
+            for older, newer in (("bench_gpu.json", "torch_gpu.json"), ("torch_gpu.json", "bench_gpu.json")):
+                for seconds, name in ((100, older), (200, newer)):
+                    (logs / name).touch()
+                    os.utime(logs / name, (seconds, seconds))
+                (bars,) = [s for s in gpu_check.steps(pathlib.Path(folder), "2") if s[0] == "bars"]
+                self.assertEqual(bars[1][-1].name, newer if newer == "torch_gpu.json" else "bench_gpu.json")
+                self.assertIsNone(bars[3])
 
     def test_a_benchmark_of_an_earlier_run_is_not_reported(self):
         steps = [("tests", ["true"], {}, None), ("benchmark", ["true"], {}, None)]

@@ -4,10 +4,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "device/device_backends.hpp"
 #include "device/reference.hpp"
+#include "moxie/core/parameters.hpp"
 
 namespace moxie::test {
 namespace {
@@ -58,6 +60,36 @@ TEST_CASE_TEMPLATE("DeviceBackend fills scalars and integers", B, DEVICE_BACKEND
   CHECK(i.to_vector() == std::vector<std::int32_t>(5, -3));
   backend.fill(i.view().middle(5, 0), 9);
   CHECK(i.to_vector() == std::vector<std::int32_t>(5, -3));
+}
+
+TEST_CASE_TEMPLATE("parameters start on a device with the bits of the host", B, DEVICE_BACKENDS) {
+  using T = typename B::Scalar;
+  B backend;
+  Parameters<B> parameters(backend);
+  for (const bool same : {false, true}) {
+    const std::string name = same ? "same" : "apart";
+    parameters.add({.name = name,
+                    .shape = {3, 5, 7},
+                    .initializer = Initializer::xavier_uniform(5, 7),
+                    .expert_axis = true,
+                    .same_experts = same});
+  }
+  parameters.add({.name = "ones", .shape = {9}, .initializer = Initializer::constant(1)});
+  parameters.add({.name = "normal", .shape = {6}, .initializer = Initializer::normal(2)});
+  parameters.add({.name = "none", .shape = {0, 4}, .initializer = Initializer::xavier_uniform(1, 1)});
+  for (const std::uint64_t seed : {11U, 12U}) {  // a second time, in place
+    parameters.initialize(seed);
+    std::vector<T> values(static_cast<std::size_t>(parameters.size()));
+    backend.copy_to_host(values.data(), parameters.values().data, values.size() * sizeof(T));
+    for (const ParameterEntry& e : parameters.entries()) {
+      CAPTURE(e.name);
+      const Random random(seed, 0, stream_id(e.name.c_str()));
+      const Index own = e.same_experts ? e.size() / 3 : e.size();
+      for (Index i = 0; i < e.size(); ++i)
+        CHECK(values[static_cast<std::size_t>(e.offset + i)] ==
+              static_cast<T>(e.initializer(random, static_cast<std::uint64_t>(i % own))));
+    }
+  }
 }
 
 struct NotePlace {

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "moxie/core/host_device.hpp"
 #include "moxie/core/random.hpp"
 #include "moxie/core/view.hpp"
 
@@ -43,9 +44,13 @@ struct Initializer {
         }
         return 0;
       case Kind::uniform:
-        return scale * (2 * random.uniform(element) - 1);
+        return uniform_value(random, element);
     }
     return 0;
+  }
+  /// Element of a uniform entry. It needs nothing of the standard library, so a device draws the same bits.
+  MOXIE_HD constexpr double uniform_value(const Random& random, std::uint64_t element) const {
+    return scale * (2 * random.uniform(element) - 1);
   }
 
   friend constexpr bool operator==(const Initializer&, const Initializer&) = default;

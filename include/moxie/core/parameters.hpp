@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "moxie/core/error.hpp"
+#include "moxie/core/host_device.hpp"
 #include "moxie/core/initializer.hpp"
 #include "moxie/core/memory.hpp"
+#include "moxie/core/random.hpp"
 
 namespace moxie {
 
@@ -42,6 +44,23 @@ struct ParameterRange {
   Run experts{};
   std::string prefix{};  ///< of the names of its entries
 };
+
+namespace detail {
+/// Element i of a uniform entry, in each of its equal copies.
+template <class T>
+struct UniformStart {
+  static constexpr bool one_level = true;
+  Initializer initializer;
+  Random random;
+  Index size, copies;
+  T* out;
+
+  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
+    const T value = static_cast<T>(initializer.uniform_value(random, static_cast<std::uint64_t>(i)));
+    for (Index c = 0; c < copies; ++c) out[c * size + i] = value;
+  }
+};
+}  // namespace detail
 
 /// The parameters of a model: named entries in one flat buffer of values, one of gradients, and one of buffers
 /// that are saved but not trained. Optimizer, checkpoint and gradient check see three vectors.
@@ -78,16 +97,9 @@ class Parameters {
   void initialize(std::uint64_t seed) {
     if (!initialized_) lay_out();
     ++version_;  // before what may fail halfway
-    for (const ParameterEntry& e : entries_) {
-      const Random random{seed, 0, stream_id(e.name.c_str())};
-      const Index n = e.size();
-      const Index period = e.expert_axis && e.same_experts && e.shape[0] > 0 ? n / e.shape[0] : n;
-      std::vector<T> host(static_cast<std::size_t>(n));
-      for (Index i = 0; i < n; ++i)
-        host[static_cast<std::size_t>(i)] =
-            static_cast<T>(e.initializer(random, static_cast<std::uint64_t>(i % period)));
-      backend_->copy_from_host(flat(e).data + e.offset, host.data(), host.size() * sizeof(T));
-    }
+    for (const ParameterEntry& e : entries_)
+      if (e.size() > 0) start(e, Random{seed, 0, stream_id(e.name.c_str())});
+    backend_->synchronize();
   }
 
   // Views are asked for a few times a pass: not inlined, they cost each layer a call.
@@ -193,6 +205,26 @@ class Parameters {
     gradients_ = Buffer<B, T>(*backend_, trained);
     buffers_ = Buffer<B, T>(*backend_, buffers);
     initialized_ = true;
+  }
+  /// Large kernels are uniform: the backend draws them where they lie. Normal numbers take a logarithm and a cosine, which
+  /// have other bits elsewhere, so they come from the host.
+  void start(const ParameterEntry& e, const Random& random) {
+    const Vector<B> values = flat(e).middle(e.offset, e.size());
+    const Index copies = e.expert_axis && e.same_experts ? e.shape[0] : 1;
+    const Index own = values.size / copies;
+    const Initializer& initializer = e.initializer;
+    if (initializer.kind == Initializer::Kind::constant)
+      return backend_->fill(values, static_cast<T>(initializer.scale));
+    if (initializer.kind == Initializer::Kind::uniform) {
+      constexpr Index grain = 4096;
+      return backend_->for_each(
+          own, detail::UniformStart<T>{initializer, random, own, copies, values.data}, grain);
+    }
+    std::vector<T> host(static_cast<std::size_t>(values.size));
+    for (Index i = 0; i < values.size; ++i)
+      host[static_cast<std::size_t>(i)] =
+          static_cast<T>(initializer(random, static_cast<std::uint64_t>(i % own)));
+    backend_->copy_from_host(values.data, host.data(), host.size() * sizeof(T));
   }
   Vector<B> laid_out(const Buffer<B, T>& buffer) const {
     if (!initialized_)
