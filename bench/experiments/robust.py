@@ -10,8 +10,12 @@ standard and the RT-ER model of a seed together are the dual model that is train
 PGD, RA-E and RA-R, AutoAttack, certificates and Lipschitz bounds of the experts, margins; dual models also over alpha.
 
 A fixed part of the images is copied out of the archive first. Stopped at any moment (Ctrl-C, kill -9, a lost machine) and started
-again, it goes on where it was, within a run as well. What follows `--` goes to every `vmoe train`. Ends with 0 (done, or stopped by
---budget), 1 (a run failed), 2 (wrong use) or 130 (interrupted).
+again, it goes on where it was, within a run as well. What follows `--` goes to every `vmoe train`, a `--backend NAME` among it to every
+command, so that all of the study runs on a GPU by
+
+    bench/experiments/robust.py ... --setting gpu --program build/cuda/bin/vmoe -- --backend cuda
+
+Ends with 0 (done, or stopped by --budget), 1 (a run failed), 2 (wrong use) or 130 (interrupted).
 """
 
 import dataclasses
@@ -95,6 +99,12 @@ class Measurement(runs.Run):
 
     def words(self):
         return [*self._words, "--json", str(self.final), *self.arguments]
+
+
+def backend_of(flags):
+    """`--backend NAME` of these flags, or nothing: what computes in a training measures its model as well."""
+    at = [i for i, flag in enumerate(flags) if flag.split("=")[0] == "--backend"]
+    return flags[at[-1]:at[-1] + (1 if "=" in flags[at[-1]] else 2)] if at else []
 
 
 def usable(name):
@@ -193,7 +203,7 @@ class Study(studies.Study):
         own = words[planned.step]
         if planned.kind == DUAL and planned.step == "sweep":
             own = ["dual", *(str(self.folder(kind, planned.seed)) for kind in ("standard", "rt_er")), "--out", *model]
-        return Measurement(self.options.program, folder, planned.step, own, arguments)
+        return Measurement(self.options.program, folder, planned.step, own, arguments + backend_of(self.extra))
 
     # --- estimates -----------------------------------------------------------------------------------------------------
 
@@ -291,7 +301,8 @@ def run_study(options, extra):
 
 
 def main(arguments):
-    flags = studies.parser("robust.py", __doc__, SETTINGS, "small: about two hours on two cores; gpu: all images, larger experts, longer")
+    flags = studies.parser("robust.py", __doc__, SETTINGS, "small: about two hours on two cores; gpu: all images, "
+                           "larger experts, longer, for a GPU with --program build/cuda/bin/vmoe and -- --backend cuda")
     return studies.main_of(flags, arguments, run_study, robust_page.write)
 
 

@@ -72,6 +72,20 @@ class RobustTest(scratch.Scratch):
                          ["supervised", "adversarial", "trades", "rt_er", "rt_er", "jtdmoe"])
         self.assertEqual([kind for kind in of if "--rt-er-experts" in of[kind]], ["rt_er_all"])
 
+    def test_the_backend_of_the_trainings_is_that_of_every_command(self):
+        out = self.run_it(*SMALL, "--", "--backend", "cuda", "--tf32").stdout
+        words = [line.split() for line in out.splitlines() if "fake_trainer.py" in line]
+        self.assertEqual(len(words), 58)
+        for line in words:
+            self.assertEqual(line[line.index("--backend") + 1], "cuda", line)
+            self.assertEqual(line.count("--backend"), 1)
+            self.assertEqual("--tf32" in line, "train" in line)
+
+    def test_the_last_backend_counts(self):
+        self.assertEqual(robust.backend_of(["--backend", "cpu", "--backend=cuda", "--beta", "1"]), ["--backend=cuda"])
+        self.assertEqual(robust.backend_of(["--backend=cpu", "--backend", "cuda"]), ["--backend", "cuda"])
+        self.assertEqual(robust.backend_of(["--beta", "1"]), [])
+
     def test_a_subset_is_the_first_images_of_each_class(self):
         target = self.work / "part"
         robust.subset(self.folder / "cifar10.tar.xz", target, 2, 1)

@@ -89,9 +89,12 @@ json certify(const CertifyRequest& request) {
   Backend backend = make_backend(pool, exact);
   json out;
   if (info.options.model == "image_moe") {
-    out = certify_image_moe(backend, file, info, plan,
-                            draw_sample(certify_command, {{file, info}}, {}, 1000, 0).images,
-                            request.radii);
+    const std::vector<Checkpoint> checkpoints{{file, info}};
+    const Sample sample =
+        draw_sample(certify_command, checkpoints, request.data, request.images, request.seed);
+    out = certify_image_moe(backend, file, info, plan, sample.images, request.radii);
+    out["data"] = test_data_path(checkpoints, request.data);
+    out["seed"] = request.seed;
   } else {
     const Model model = make_model(backend, info.options, plan);
     moxie::load_checkpoint(file, model.parameters());

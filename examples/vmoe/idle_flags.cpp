@@ -54,11 +54,11 @@ void refuse_of_model(const Options& o, const Typed& typed) {
   typed.refuse(images && o.image_expert == "vit", beside("--image-expert", o.image_expert), resnet);
   typed.refuse(images && o.image_expert == "resnet", beside("--image-expert", o.image_expert),
                {"preset", "patch", "width", "blocks", "heads", "hidden", "pooling", "positions"});
-  // A mixture of whole networks, which drops nothing.
+  // A mixture of whole networks, which drops nothing and has no groups.
   typed.refuse(images, beside("--model", o.model),
                {"moe", "expert", "same_experts", "capacity", "capacity_factor", "slots",
                 "eval_capacity_factor", "capacity_multiple", "priority", "eval_priority",
-                "overflow"});
+                "overflow", "group_images"});
 }
 
 void refuse_of_router(const Options& o, const Typed& typed) {
@@ -130,8 +130,10 @@ void refuse_of_training(const Options& o, const Typed& typed) {
   typed.refuse(o.optimizer == "sgd", beside("--optimizer", o.optimizer), {"beta1", "beta2"});
   const std::string why = beside("--schedule", o.schedule);
   typed.refuse(one_of(o.schedule, {"constant", "rsqrt"}), why, {"end_learning_rate"});
-  typed.refuse(one_of(o.schedule, {"constant", "linear", "cosine"}), why,
+  typed.refuse(one_of(o.schedule, {"constant", "linear", "cosine", "cyclic"}), why,
                {"cooldown_epochs", "timescale"});
+  typed.refuse(one_of(o.schedule, {"constant", "linear", "cosine", "rsqrt"}), why, {"half_cycle"});
+  typed.refuse(o.schedule == "cyclic", why, {"warmup_epochs"});
 }
 
 }  // namespace

@@ -202,6 +202,7 @@ void check(const Options& o) {
   require(o.warmup_epochs >= 0 && o.warmup_epochs <= o.epochs, "warmup_epochs", o.warmup_epochs,
           moxie::detail::message("0 to epochs, which is ", o.epochs).c_str());
   require(o.cooldown_epochs >= 0, "cooldown_epochs", o.cooldown_epochs, ">= 0");
+  require(o.half_cycle >= 1, "half_cycle", o.half_cycle, ">= 1");
   require(o.clip >= 0, "clip", o.clip, ">= 0");
   require(o.noise >= 0, "noise", o.noise, ">= 0");
   require(o.importance >= 0, "importance", o.importance, ">= 0");

@@ -107,6 +107,7 @@ struct Options {
   double warmup_epochs = 1;
   double cooldown_epochs = 0;
   double timescale = 10000;
+  Index half_cycle = 500;
   double weight_decay = 0.05;
   double momentum = 0.9;
   double beta1 = 0.9;
@@ -157,7 +158,7 @@ void visit_options(O& o, const F& f) {
   f("model", "positions", o.positions, "learned, sincos2d, none");
   f("model", "model", o.model,
     "vit: a transformer with experts in its blocks; image_moe: a router of whole images, each "
-    "expert a whole network (default then: experts 4, k 1, group-images 1)");
+    "expert a whole network (default then: experts 4, k 1)");
   f("model", "image_expert", o.image_expert,
     "of image_moe: vit (of the sizes above) or resnet (residual, convolutional)");
   f("model", "resnet_widths", o.resnet_widths, "of resnet: channels of the stages");
@@ -274,11 +275,15 @@ void visit_options(O& o, const F& f) {
   f("training", "batch", o.batch, "images of a step; with --prc two inputs each");
   f("training", "optimizer", o.optimizer, "adamw, sgd");
   f("training", "learning_rate", o.learning_rate, "peak of the schedule");
-  f("training", "end_learning_rate", o.end_learning_rate, "end of the schedule");
-  f("training", "schedule", o.schedule, "constant, linear, cosine, rsqrt");
-  f("training", "warmup_epochs", o.warmup_epochs, "epochs of linear warm-up, at most all");
+  f("training", "end_learning_rate", o.end_learning_rate,
+    "end of the schedule; of cyclic: where each cycle begins and ends");
+  f("training", "schedule", o.schedule, "constant, linear, cosine, rsqrt, cyclic");
+  f("training", "warmup_epochs", o.warmup_epochs,
+    "epochs of linear warm-up, at most all; cyclic has none");
   f("training", "cooldown_epochs", o.cooldown_epochs, "of rsqrt: epochs of linear cool-down");
   f("training", "timescale", o.timescale, "of rsqrt: steps");
+  f("training", "half_cycle", o.half_cycle,
+    "of cyclic: steps up to the peak, and as many down again");
   f("training", "weight_decay", o.weight_decay, "of kernels, times the learning rate");
   f("training", "momentum", o.momentum, "of sgd");
   f("training", "beta1", o.beta1, "of adamw");

@@ -49,6 +49,23 @@ TEST_CASE("RsqrtSchedule falls with the root of the step and cools down to zero"
   CHECK(s(1000) == 0);
 }
 
+TEST_CASE("CyclicSchedule goes up and down on lines, again and again") {
+  const moxie::CyclicSchedule s{.peak = 1e-4, .end = 5e-5, .half_cycle = 500};
+  for (const std::uint64_t cycles : {0U, 1U, 7U}) {
+    const std::uint64_t at = 1000 * cycles;
+    CAPTURE(at);
+    CHECK(s(at) == 5e-5);
+    CHECK(s(at + 100) == doctest::Approx(6e-5));  // a fifth of the way
+    CHECK(s(at + 500) == 1e-4);
+    CHECK(s(at + 501) == doctest::Approx(9.99e-5));
+    CHECK(s(at + 900) == doctest::Approx(6e-5));
+  }
+  const moxie::CyclicSchedule to_zero{.peak = 2, .half_cycle = 1};
+  CHECK(to_zero(0) == 0);
+  CHECK(to_zero(1) == 2);
+  CHECK(to_zero(2) == 0);
+}
+
 TEST_CASE("Schedules without warm-up begin at their peak, and may be all warm-up") {
   CHECK(moxie::LinearSchedule{.peak = 1, .total = 10}(0) == 1);
   CHECK(moxie::CosineSchedule{.peak = 1, .total = 10}(5) == doctest::Approx(0.5));
@@ -58,8 +75,13 @@ TEST_CASE("Schedules without warm-up begin at their peak, and may be all warm-up
 }
 
 TEST_CASE("make_schedule makes schedules by name") {
-  const moxie::ScheduleConfig c{
-      .peak = 1e-3, .end = 1e-5, .warmup = 10, .total = 100, .timescale = 50, .cooldown = 20};
+  const moxie::ScheduleConfig c{.peak = 1e-3,
+                                .end = 1e-5,
+                                .warmup = 10,
+                                .total = 100,
+                                .timescale = 50,
+                                .cooldown = 20,
+                                .half_cycle = 5};
   CHECK(moxie::make_schedule("linear", c) ==
         moxie::Schedule(moxie::LinearSchedule{1e-3, 1e-5, 10, 100}));
   CHECK(moxie::make_schedule("cosine", c) ==
@@ -67,9 +89,10 @@ TEST_CASE("make_schedule makes schedules by name") {
   CHECK(moxie::make_schedule("constant", c) == moxie::Schedule(moxie::ConstantSchedule{1e-3, 10}));
   CHECK(moxie::make_schedule("rsqrt", c) ==
         moxie::Schedule(moxie::RsqrtSchedule{1e-3, 10, 50, 20, 100}));
+  CHECK(moxie::make_schedule("cyclic", c) == moxie::Schedule(moxie::CyclicSchedule{1e-3, 1e-5, 5}));
   CHECK_THROWS_WITH_AS(moxie::make_schedule("cosin", c),
                        "moxie::make_schedule: there is no schedule 'cosin', expected one of: "
-                       "constant, linear, cosine, rsqrt",
+                       "constant, linear, cosine, rsqrt, cyclic",
                        moxie::config_error);
 }
 
@@ -87,5 +110,7 @@ TEST_CASE("Schedules refuse settings that make no sense") {
   CHECK_THROWS_AS(make_schedule("rsqrt", {.peak = 1, .timescale = 0}), moxie::config_error);
   CHECK_THROWS_AS(make_schedule("rsqrt", {.peak = 1, .warmup = 6, .total = 10, .cooldown = 5}),
                   moxie::config_error);
+  CHECK_THROWS_WITH_AS(make_schedule("cyclic", {.peak = 1}),
+                       "moxie::CyclicSchedule: half_cycle must be > 0, got 0", moxie::config_error);
   CHECK_THROWS_AS((moxie::LinearSchedule{.peak = -1, .total = 5}(0)), moxie::config_error);
 }

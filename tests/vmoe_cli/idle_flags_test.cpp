@@ -67,6 +67,7 @@ TEST_CASE("a flag that has no effect beside others is refused with the reason") 
        "capacity-factor has no effect beside --model image_moe"},
       {"model=image_moe slots=2", "slots has no effect beside --model image_moe"},
       {"model=image_moe overflow=identity", "overflow has no effect beside --model image_moe"},
+      {"model=image_moe group_images=8", "group-images has no effect beside --model image_moe"},
       // routers
       {"epsilon=2", "epsilon has no effect beside --router softmax_token_choice"},
       {"router=sparse_token_choice plan_at_eval=false",
@@ -83,10 +84,12 @@ TEST_CASE("a flag that has no effect beside others is refused with the reason") 
       {"noise=0 noise_kind=gumbel", "noise-kind has no effect beside --noise 0"},
       {"router=uniform noise_kind=gumbel", "noise-kind has no effect beside --noise 0"},
       // slots
-      {"slots=3 capacity=floor", "capacity has no effect beside --slots 3 without "
-                                 "--eval-capacity-factor"},
-      {"slots=3 capacity_multiple=2", "capacity-multiple has no effect beside --slots 3 without "
-                                      "--eval-capacity-factor"},
+      {"slots=3 capacity=floor",
+       "capacity has no effect beside --slots 3 without "
+       "--eval-capacity-factor"},
+      {"slots=3 capacity_multiple=2",
+       "capacity-multiple has no effect beside --slots 3 without "
+       "--eval-capacity-factor"},
       {"slots=3 capacity_factor=2",
        "capacity-factor is 2, but --slots gives the slots of an expert; expected one of the two"},
       {"capacity=dropless capacity_factor=2",
@@ -104,11 +107,9 @@ TEST_CASE("a flag that has no effect beside others is refused with the reason") 
       {"prc=1 prc_form=l2 prc_lambda_d=1", "prc-lambda-d has no effect beside --prc-form l2"},
       {"prc=1 prc_form=jsd prc_diagonal=matrix",
        "prc-diagonal has no effect beside --prc-form jsd"},
-      {"prc=1 prc_views=crop crop_padding=2",
-       "crop-padding has no effect beside --prc-views crop"},
+      {"prc=1 prc_views=crop crop_padding=2", "crop-padding has no effect beside --prc-views crop"},
       // robustness
-      {"eps=4/255",
-       "eps has no effect beside --objective supervised without --robust-images N"},
+      {"eps=4/255", "eps has no effect beside --objective supervised without --robust-images N"},
       {"attack_step=1/255 robust_images=0",
        "attack-step has no effect beside --objective supervised without --robust-images N"},
       {"robust_images=8 attack_steps=3",
@@ -129,6 +130,9 @@ TEST_CASE("a flag that has no effect beside others is refused with the reason") 
        "end-learning-rate has no effect beside --schedule rsqrt"},
       {"cooldown_epochs=1", "cooldown-epochs has no effect beside --schedule cosine"},
       {"schedule=linear timescale=9", "timescale has no effect beside --schedule linear"},
+      {"schedule=cyclic timescale=9", "timescale has no effect beside --schedule cyclic"},
+      {"schedule=cyclic warmup_epochs=0", "warmup-epochs has no effect beside --schedule cyclic"},
+      {"half_cycle=9", "half-cycle has no effect beside --schedule cosine"},
   };
   for (const Case& c : cases) {
     CAPTURE(c.flags);
@@ -193,6 +197,7 @@ TEST_CASE("flags that have an effect, and names that there are not, are let thro
            "prc=1 crop_padding=2",
            "optimizer=sgd momentum=0.5 schedule=rsqrt cooldown_epochs=1 timescale=9",
            "schedule=linear end_learning_rate=0 beta1=0.5",
+           "schedule=cyclic end_learning_rate=5e-5 half_cycle=9",
            // errors of their own, later
            "router=sinkhorn epsilon=2",
            "optimizer=adam momentum=0.5",

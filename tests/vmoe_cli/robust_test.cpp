@@ -212,6 +212,48 @@ TEST_CASE("routers of whole images let none decide for another") {
   CHECK(figures("1") == figures("15"));
 }
 
+TEST_CASE("a cyclic learning rate goes up and down by half cycles") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const Arguments cyclic =
+      train_mixture(data, folder / "run", "supervised") +
+      Arguments{"--schedule", "cyclic", "--learning-rate", "1e-3", "--end-learning-rate", "5e-4"};
+  const Ending ending = run(cyclic + Arguments{"--half-cycle", "2", "--log-every", "1"});
+  REQUIRE_MESSAGE(ending.code == 0, ending.err);
+  std::vector<double> rates;
+  for (const json& line : metrics(folder / "run", "train"))
+    rates.push_back(line.at("learning_rate").get<double>());
+  CHECK(rates == std::vector<double>{5e-4, 7.5e-4, 1e-3, 7.5e-4, 5e-4, 7.5e-4});
+  CHECK(run(cyclic + Arguments{"--half-cycle", "0"}).err ==
+        Containing("half_cycle is 0, expected >= 1"));
+}
+
+TEST_CASE("the released code's router can be had: it stays as it was drawn") {
+  const TemporaryFolder folder;
+  const auto data = write_images(folder / "data");
+  const Arguments still = Arguments{"--k", "1", "--renormalize", "--weight-decay", "0"} +
+                          Arguments{"--importance", "0", "--load", "0", "--noise", "0"};
+  const auto routers = [&](const std::string& name, const std::string& objective,
+                           const Arguments& more) {
+    const auto out = folder / name;
+    const Ending ending = run(train_mixture(data, out, objective) +
+                              Arguments{"--checkpoint-every", "1", "--keep", "9"} + more);
+    REQUIRE_MESSAGE(ending.code == 0, ending.err);
+    std::map<std::string, std::set<std::string>> seen;
+    for (const auto& entry : fs::directory_iterator(out / "checkpoint"))
+      for (const auto& [tensor, bytes] : tensors(entry.path()))
+        if (tensor.ends_with("Router/kernel") && tensor[0] != '@') seen[tensor].insert(bytes);
+    std::vector<std::size_t> different;
+    for (const auto& [tensor, values] : seen) different.push_back(values.size());
+    return different;
+  };
+  CHECK(routers("rt_er", "rt_er", still) == std::vector<std::size_t>{1});
+  CHECK(routers("jtdmoe", "jtdmoe", still) == std::vector<std::size_t>{1, 1});
+  // Weights that are always 1 are not enough: balance losses train it all the same
+  CHECK(routers("trained", "rt_er", {"--renormalize", "--weight-decay", "0"}) ==
+        std::vector<std::size_t>{6});
+}
+
 TEST_CASE("images that are attacked while a model is trained do not compete for slots") {
   const TemporaryFolder folder;
   const auto out = folder / "run";

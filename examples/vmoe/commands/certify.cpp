@@ -17,11 +17,20 @@ class Certify final : public Command {
       : Command("certify", "radii within which no attack can succeed, where the theorems apply") {}
 
   void add(CLI::App& app) override {
+    const CertifyRequest defaults;
+    const auto text = [](auto value) { return moxie::detail::message(value); };
     add_text(app, "checkpoint", checkpoint_, "PATH",
              "a checkpoint, or a run's folder for its newest");
     add_text(app, "--radii", radii_, "LIST",
              "L-infinity radii, of pixels from 0 to 1, separated by commas; fractions are read",
              "0.5/255,1/255,2/255,4/255,8/255");
+    add_text(
+        app, "--n", images_, "N",
+        "test images, drawn by the seed; 0: all; those of a mixture of whole networks (--model "
+        "image_moe), for no other model has radii",
+        text(defaults.images));
+    add_text(app, "--seed", seed_, "N", "of the images", text(defaults.seed));
+    add_text(app, "--data", data_, "PATH", "other test images than those it was trained beside");
     result_.add(app, "write all figures to this file");
   }
 
@@ -30,6 +39,9 @@ class Certify final : public Command {
       moxie::throw_config("vmoe certify: no path came, expected a checkpoint or a run's folder");
     CertifyRequest request;
     request.checkpoint = checkpoint_;
+    request.data = data_;
+    apply_number("n", images_, request.images);
+    apply_number("seed", seed_, request.seed);
     if (!radii_.empty()) request.radii = read_radii(radii_);
     result_.check();
     const nlohmann::json figures = certify(request);
@@ -39,7 +51,7 @@ class Certify final : public Command {
   }
 
  private:
-  std::string checkpoint_, radii_;
+  std::string checkpoint_, radii_, images_, seed_, data_;
   ResultFile result_;
 };
 

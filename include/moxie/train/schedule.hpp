@@ -8,8 +8,8 @@
 
 #include "moxie/core/error.hpp"
 
-/// Learning rates as functions of the step, which counts from 0. All warm up linearly, peak * step
-/// / warmup; each is a value and a pure function.
+/// Learning rates as functions of the step, which counts from 0. All but the cyclic one warm up
+/// linearly, peak * step / warmup; each is a value and a pure function.
 namespace moxie {
 
 namespace detail {
@@ -108,10 +108,32 @@ struct RsqrtSchedule {
   friend bool operator==(const RsqrtSchedule&, const RsqrtSchedule&) = default;
 };
 
+/// Triangles: from `end` to `peak` on a line in `half_cycle` steps, back in as many, and again, for
+/// ever. It begins at `end`.
+/// Errors: config_error if peak is not positive, end negative, or half_cycle 0.
+/// Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017; "triangular" of
+/// PyTorch's CyclicLR, for the rate alone.
+struct CyclicSchedule {
+  double peak = 0;
+  double end = 0;
+  std::uint64_t half_cycle = 0;
+
+  double operator()(std::uint64_t step) const {
+    detail::check_schedule("moxie::CyclicSchedule", peak, end, 0, 0);
+    if (half_cycle == 0) throw_config("moxie::CyclicSchedule: half_cycle must be > 0, got 0");
+    const std::uint64_t since = step % half_cycle;
+    const bool rises = step / half_cycle % 2 == 0;
+    const std::uint64_t above = rises ? since : half_cycle - since;
+    return end + (peak - end) * static_cast<double>(above) / static_cast<double>(half_cycle);
+  }
+  friend bool operator==(const CyclicSchedule&, const CyclicSchedule&) = default;
+};
+
 /// Some schedule, chosen at run time.
 class Schedule {
  public:
-  using Any = std::variant<ConstantSchedule, LinearSchedule, CosineSchedule, RsqrtSchedule>;
+  using Any =
+      std::variant<ConstantSchedule, LinearSchedule, CosineSchedule, RsqrtSchedule, CyclicSchedule>;
 
   /// Errors: config_error if the schedule makes no sense, here and not at the first step.
   template <class S>
@@ -139,10 +161,11 @@ struct ScheduleConfig {
   std::uint64_t total = 0;
   double timescale = 10000;
   std::uint64_t cooldown = 0;
+  std::uint64_t half_cycle = 0;
 };
 
 /// The names that `make_schedule` knows.
-inline constexpr std::string_view schedule_names = "constant, linear, cosine, rsqrt";
+inline constexpr std::string_view schedule_names = "constant, linear, cosine, rsqrt, cyclic";
 
 /// A schedule by name. Settings that it has no use for are ignored.
 /// Errors: config_error for a name that is none of `schedule_names`, or settings that make no
@@ -153,6 +176,7 @@ inline Schedule make_schedule(std::string_view name, const ScheduleConfig& c) {
   if (name == "cosine") return Schedule(CosineSchedule{c.peak, c.end, c.warmup, c.total});
   if (name == "rsqrt")
     return Schedule(RsqrtSchedule{c.peak, c.warmup, c.timescale, c.cooldown, c.total});
+  if (name == "cyclic") return Schedule(CyclicSchedule{c.peak, c.end, c.half_cycle});
   throw_config("moxie::make_schedule: there is no schedule '", name,
                "', expected one of: ", schedule_names);
 }
