@@ -122,7 +122,8 @@ class Run {
         PartAccuracy::undefined(pixels_, {x_.data(), 1, pixels_.input_width()});
     std::optional<PartAccuracy> parts;
     if (undefined.empty())
-      parts.emplace(pixels_, part_attack(request_.attack), request_.definition, router_loss(), batch_);
+      parts.emplace(pixels_, part_attack(request_.attack), request_.definition, router_loss(),
+                    batch_);
     Comparison comparison(plan_.vit.classes, routed() ? plan_.vit.moe_blocks.size() : 0);
     AttackPictures pictures(request_.pictures, plan_.vit, images.shape);
     json broken = json::array();

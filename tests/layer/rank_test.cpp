@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "moxie/capacity/dropless.hpp"
+#include "moxie/gate/with_gate.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/router/bias.hpp"
 #include "moxie/router/hash.hpp"
@@ -91,8 +92,7 @@ TEST_CASE_TEMPLATE("ranks go through a token's groups first", B, MOXIE_TEST_BACK
   for (Index rank = 0; rank < 4; ++rank) CHECK(bench.of_rank(logits, rank) == Ints{wanted[rank]});
 }
 
-TEST_CASE_TEMPLATE("ranks are those of the plan where a router makes one", B,
-                   MOXIE_TEST_BACKENDS) {
+TEST_CASE_TEMPLATE("ranks are those of the plan where a router makes one", B, MOXIE_TEST_BACKENDS) {
   B backend = make_backend<B>();
   constexpr Index tokens = 12, experts = 4;
   std::vector<double> logits = normals(tokens * experts, 3);
@@ -116,7 +116,9 @@ TEST_CASE("a router that selects by no scores has no ranks") {
   CHECK(hash.composed());
   CHECK_FALSE(hash.ranks());
   Bench<B> bench(backend, 3, hash);
-  CHECK(message_of<config_error>([&] { bench.of_rank({1, 2, 3}, 1); }) ==
+  CHECK(message_of<config_error>([&] {
+          bench.of_rank({1, 2, 3}, 1);
+        }) ==
         "moxie::MoeLayer::forward: pass.routes: rank is 1, expected choices: this router selects "
         "by no scores, so its experts have no ranks");
 }

@@ -237,8 +237,7 @@ TEST_CASE("each restart of APGD begins elsewhere, for each of its targets") {
           Apgd{.threat = {.eps = 0.05}, .loss = loss, .iterations = 0, .restarts = restarts},
           images};
       attack(data.batch(), data.adv(), data.standing.view());
-      return moxie::test::check_fallen(backend, data, attack,
-                                       std::vector<std::int32_t>(images, 1));
+      return moxie::test::check_fallen(backend, data, attack, std::vector<std::int32_t>(images, 1));
     };
     const int one = broken(1), two = broken(2), eight = broken(8);
     CHECK(one > images / 20);
@@ -258,16 +257,14 @@ TEST_CASE("the first loss of APGD rises above 0, or only above that of its start
   const moxie::test::Buffer<double, B> corner(backend, {0.375, 0.625});
   for (const auto first : {Apgd::FirstComparison::zero, Apgd::FirstComparison::start}) {
     // 50 iterations: the first window has 11 of them
-    const Apgd apgd{
-        .threat = {.eps = 0.125}, .iterations = 50, .rho = 0.05, .first = first};
+    const Apgd apgd{.threat = {.eps = 0.125}, .iterations = 50, .rho = 0.05, .first = first};
     moxie::RunAttack attack{moxie::LayerTarget{model}, apgd, 1};
     const auto& points = attack.state().points;
     apgd.begin(attack.target(), data.batch(), attack.state(),
                moxie::ConstMatrix<B>(corner.view(1, 2)), data.adv(), data.standing.view());
     const bool zero = first == Apgd::FirstComparison::zero;
     for (int i = 0; i < 10; ++i) {
-      apgd.iterate(attack.target(), data.batch(), attack.state(), data.adv(),
-                   data.standing.view());
+      apgd.iterate(attack.target(), data.batch(), attack.state(), data.adv(), data.standing.view());
       CHECK(points.rises[0] == (zero ? 1 : 0));
       CHECK(points.step[0] == 0.25);
     }

@@ -163,9 +163,9 @@ TEST_CASE("nothing breaks a dual model of routed parts inside its radii") {
     const double scale = n % 3 == 0 ? 0.3 : 1.2;
     const bool trained = n % 7 < 3;
     Dual dual{{n * 100 + 1, n % 5 == 0 ? 4.0 : scale},
-                    {n * 100 + 51, scale},
-                    n % 4 < 2 ? 0.7 : 0.9,
-                    n % 2 == 1};
+              {n * 100 + 51, scale},
+              n % 4 < 2 ? 0.7 : 0.9,
+              n % 2 == 1};
     if (trained) {
       dual.standard.train(3000, 0.1, 100 + n);
       dual.robust.train(3000, 0.1, 200 + n);

@@ -174,10 +174,10 @@ TEST_CASE("Square records the image whose scores are no numbers, not the one bef
   constexpr Index images = 16;
   AttackData<B> data(backend, images, 2);
   data.x.assign(std::vector<double>(2 * images, 0.5));
-  moxie::RunAttack attack{NoNumbersWhereBright(backend),
-                          Square{.threat = {.eps = 0.1}, .height = 1, .width = 2, .channels = 1,
-                                 .queries = 20},
-                          images};
+  moxie::RunAttack attack{
+      NoNumbersWhereBright(backend),
+      Square{.threat = {.eps = 0.1}, .height = 1, .width = 2, .channels = 1, .queries = 20},
+      images};
   Square start = attack.attack();
   start.queries = 0;
   moxie::RunAttack first{NoNumbersWhereBright(backend), start, images};

@@ -204,8 +204,7 @@ TEST_CASE("each restart begins elsewhere: starts alone break more images the mor
           moxie::LayerTarget{model},
           Pgd{.threat = {.norm = norm, .eps = 0.05}, .steps = 0, .restarts = restarts}, images};
       attack(data.batch(), data.adv(), data.standing.view());
-      return moxie::test::check_fallen(backend, data, attack,
-                                       std::vector<std::int32_t>(images, 1));
+      return moxie::test::check_fallen(backend, data, attack, std::vector<std::int32_t>(images, 1));
     };
     const int one = broken(1), two = broken(2), eight = broken(8);
     CHECK(one > images / 6);

@@ -203,12 +203,13 @@ TEST_CASE("routes that cannot be replayed are refused") {
         }).starts_with("moxie::RouterAttack: random_start is false"));
   CHECK(moxie::test::message_of<moxie::config_error>([&] {
           moxie::RouterAttack(layer, moxie::LayerTarget{router}, Pgd{.restarts = 2}, 4);
-        }) == "moxie::RouterAttack: pgd.restarts is 2, expected 1: the last image of one start "
-              "counts");
-  CHECK(moxie::test::message_of<moxie::config_error>([&] {
-          moxie::ExpertAttack(layer, Pgd{.restarts = 2}, 4);
-        }) == "moxie::ExpertAttack: pgd.restarts is 2, expected 1: the last image of one start "
-              "counts");
+        }) ==
+        "moxie::RouterAttack: pgd.restarts is 2, expected 1: the last image of one start "
+        "counts");
+  CHECK(moxie::test::message_of<moxie::config_error>(
+            [&] { moxie::ExpertAttack(layer, Pgd{.restarts = 2}, 4); }) ==
+        "moxie::ExpertAttack: pgd.restarts is 2, expected 1: the last image of one start "
+        "counts");
 }
 
 }  // namespace route_attack_test

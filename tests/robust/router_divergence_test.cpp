@@ -218,8 +218,8 @@ TEST_CASE("the preferred expert is the one that is selected, its bias included")
   const std::int32_t image[] = {0};
   std::vector<double> y(3), dx(3);
   using Model = std::remove_const_t<decltype(mixture)>;
-  moxie::RunAttack attack{
-      moxie::RouterDivergence<Model>(mixture, 1, moxie::RouterLoss::preference), Pgd{}, 1};
+  moxie::RunAttack attack{moxie::RouterDivergence<Model>(mixture, 1, moxie::RouterLoss::preference),
+                          Pgd{}, 1};
   attack.target().record({x.data(), 1, 3});
   attack.target().scores({x.data(), 1, 3}, {image, 1}, {y.data(), 1, 3});
   attack.target().gradient({y.data(), 1, 3}, {dx.data(), 1, 3});
@@ -232,10 +232,10 @@ TEST_CASE("what has no routers' probabilities cannot be moved away from") {
   CHECK(moxie::test::message_of<moxie::config_error>([&] {
           moxie::LayeredRouterAttack<L>(model, Pgd{.random_start = false}, 2);
         }).starts_with("moxie::LayeredRouterAttack: random_start is false"));
-  CHECK(moxie::test::message_of<moxie::config_error>([&] {
-          moxie::LayeredRouterAttack<L>(model, Pgd{.restarts = 3}, 2);
-        }) == "moxie::LayeredRouterAttack: pgd.restarts is 3, expected 1: the last image of one "
-              "start counts");
+  CHECK(moxie::test::message_of<moxie::config_error>(
+            [&] { moxie::LayeredRouterAttack<L>(model, Pgd{.restarts = 3}, 2); }) ==
+        "moxie::LayeredRouterAttack: pgd.restarts is 3, expected 1: the last image of one "
+        "start counts");
   moxie::MoeLayer sparse{backend,
                          {.width = 4, .experts = 3},
                          moxie::TopKRouter{.k = 1},

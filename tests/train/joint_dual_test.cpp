@@ -311,11 +311,11 @@ TEST_CASE("where the upper level throws, what the lower one did stands") {
   Data data;
   auto& p = model.parameters();
   moxie::train::JointDualStep step{model, rt_er, moxie::Supervised{}, adam, images};
-  // The lower level does not look at the standard model, whose biases make its scores infinite
+  // The lower level does not look at the standard model, of which the upper one can make nothing
   const auto run = p.range("Standard").shared;
   const auto values = p.edit();
   for (Index i = run.first; i < run.first + run.size; ++i)
-    if (values[i] == 0) values[i] = std::numeric_limits<double>::max();
+    values[i] = std::numeric_limits<double>::infinity();
   const auto standard = part(p, "Standard");
   const auto robust = part(p, "Robust");
   const auto upper = moments(step.upper().optimizer_state());

@@ -1,5 +1,6 @@
 // Adversarial training, TRADES and RT-ER: their losses against sums made on the host, and their
 // gradients for a fixed perturbation against differences.
+#include <algorithm>
 #include <cmath>
 
 #include "device/allocations.hpp"

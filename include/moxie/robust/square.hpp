@@ -219,8 +219,8 @@ struct Square {
     const ConstIntVector<B> image = q.active.image();
     const Index n = image.size;
     q.ask_rows(target, AttackLoss::margin, batch, {}, rows, false);
-    b.for_each(n, detail::SquareJudge<B>{first, image, q.losses, q.fooled, s.accepted, s.loss,
-                                         s.open});
+    b.for_each(
+        n, detail::SquareJudge<B>{first, image, q.losses, q.fooled, s.accepted, s.loss, s.open});
     if (!first)
       b.for_each(n, batch.x.cols, detail::AcceptRows<B>{image, s.accepted, rows, s.points});
     detail::record_fooled(b, q, ConstMatrix<B>(s.points), x_adv, standing);

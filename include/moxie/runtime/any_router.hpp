@@ -130,8 +130,7 @@ class AnyRouter {
         throw_config("moxie::AnyRouter: this router is not made of score, select and weigh");
       }
     }
-    ConstMatrix<B> ranked(B& b, const Context<B>& ctx,
-                          const SparseRouting<B>& r) const override {
+    ConstMatrix<B> ranked(B& b, const Context<B>& ctx, const SparseRouting<B>& r) const override {
       if constexpr (RankingRouter<R, B>) {
         return router.ranked(b, ctx, r);
       } else {
