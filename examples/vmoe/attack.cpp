@@ -122,7 +122,8 @@ class Run {
         PartAccuracy::undefined(pixels_, {x_.data(), 1, pixels_.input_width()});
     std::optional<PartAccuracy> parts;
     if (undefined.empty())
-      parts.emplace(pixels_, last_of_part_attack(), request_.definition, router_loss(), batch_);
+      parts.emplace(pixels_, part_attack(request_.attack), request_.definition, router_loss(),
+                    batch_);
     Comparison comparison(plan_.vit.classes, routed() ? plan_.vit.moe_blocks.size() : 0);
     AttackPictures pictures(request_.pictures, plan_.vit, images.shape);
     json broken = json::array();
@@ -191,12 +192,6 @@ class Run {
     if (r.batch < 1) moxie::throw_config(attack_command, ": batch is ", r.batch, ", expected at least 1");
     return r;
   }
-  /// RA-E and RA-R are of one perturbation each: the last image decides.
-  moxie::Pgd last_of_part_attack() const {
-    moxie::Pgd pgd = part_attack(request_.attack);
-    pgd.any_step = false;
-    return pgd;
-  }
   bool routed() const { return model_.moe_layers() > 0; }
   /// Whole images have one route; their router is driven away from its choice.
   moxie::RouterLoss router_loss() const {
@@ -263,7 +258,7 @@ class Run {
   }
   json parts_json(const std::optional<PartAccuracy>& parts, const std::string& undefined) const {
     if (!parts) return {{"defined", false}, {"reason", undefined}};
-    const moxie::Pgd pgd = last_of_part_attack();
+    const moxie::Pgd pgd = part_attack(request_.attack);
     return {
         {"defined", true},
         {"definition",

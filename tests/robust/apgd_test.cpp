@@ -222,6 +222,59 @@ TEST_CASE("APGD asks points a fixed number of times, the broken no more, and all
   CHECK(again.standing.to_vector() == standing);
 }
 
+TEST_CASE("each restart of APGD begins elsewhere, for each of its targets") {
+  using B = moxie::CpuBackend<double>;
+  B backend;
+  constexpr Index images = 200;
+  // Wrong where the pixels' sum is above 1.06: a part of the faces of the cube around (.5, .5)
+  const auto model = moxie::test::linear_model(backend, 2, {-1, 1, -1, 1}, {1.06, -1.06});
+  for (const auto loss : {AttackLoss::cross_entropy, AttackLoss::targeted_cross_entropy}) {
+    const auto broken = [&](int restarts) {
+      AttackData<B> data(backend, images, 2);
+      data.x.assign(std::vector<double>(2 * images, 0.5));
+      moxie::RunAttack attack{
+          moxie::LayerTarget{model},
+          Apgd{.threat = {.eps = 0.05}, .loss = loss, .iterations = 0, .restarts = restarts},
+          images};
+      attack(data.batch(), data.adv(), data.standing.view());
+      return moxie::test::check_fallen(backend, data, attack, std::vector<std::int32_t>(images, 1));
+    };
+    const int one = broken(1), two = broken(2), eight = broken(8);
+    CHECK(one > images / 20);
+    CHECK(one < images / 2);
+    CHECK(two > one + images / 20);
+    CHECK(eight > 3 * one / 2 + images / 10);
+  }
+}
+
+TEST_CASE("the first loss of APGD rises above 0, or only above that of its start") {
+  using B = moxie::CpuBackend<double>;
+  B backend;
+  const auto model = moxie::test::linear_model(backend, 2, {1, -1, -1, 1}, {3, -3});
+  AttackData<B> data(backend, 1, 2);
+  data.x.assign({0.5, 0.5});
+  // From the worst corner no step leads further: no loss rises above that of the start, 0.0041
+  const moxie::test::Buffer<double, B> corner(backend, {0.375, 0.625});
+  for (const auto first : {Apgd::FirstComparison::zero, Apgd::FirstComparison::start}) {
+    // 50 iterations: the first window has 11 of them
+    const Apgd apgd{.threat = {.eps = 0.125}, .iterations = 50, .rho = 0.05, .first = first};
+    moxie::RunAttack attack{moxie::LayerTarget{model}, apgd, 1};
+    const auto& points = attack.state().points;
+    apgd.begin(attack.target(), data.batch(), attack.state(),
+               moxie::ConstMatrix<B>(corner.view(1, 2)), data.adv(), data.standing.view());
+    const bool zero = first == Apgd::FirstComparison::zero;
+    for (int i = 0; i < 10; ++i) {
+      apgd.iterate(attack.target(), data.batch(), attack.state(), data.adv(), data.standing.view());
+      CHECK(points.rises[0] == (zero ? 1 : 0));
+      CHECK(points.step[0] == 0.25);
+    }
+    apgd.iterate(attack.target(), data.batch(), attack.state(), data.adv(), data.standing.view());
+    // 1 of 11 is more than 0.05, 0 is not
+    CHECK(points.step[0] == (zero ? 0.25 : 0.125));
+    CHECK(data.standing.to_vector()[0] == 1);
+  }
+}
+
 TEST_CASE("APGD refuses what makes no sense") {
   using B = moxie::CpuBackend<double>;
   B backend;

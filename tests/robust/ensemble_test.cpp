@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "device/allocations.hpp"
 #include "moxie/backend/thread_pool.hpp"
@@ -14,6 +15,29 @@ using moxie::FabTargeted;
 using moxie::Index;
 using moxie::Square;
 using moxie::test::AttackData;
+
+/// Class 0 leads, but in bright images, of which it makes no numbers.
+class NoNumbersWhereBright {
+ public:
+  using BackendType = moxie::CpuBackend<double>;
+  using B = BackendType;
+
+  explicit NoNumbersWhereBright(B& backend) : backend_(&backend) {}
+  B& backend() const { return *backend_; }
+  Index input_width() const { return 2; }
+  Index classes() const { return 2; }
+  void bind(moxie::Arena<B>&, Index) {}
+  void scores(moxie::ConstMatrix<B> x, moxie::ConstIntVector<B>, moxie::Matrix<B> scores) {
+    for (Index i = 0; i < x.rows; ++i) {
+      scores(i, 0) = x(i, 0) > 0.5 ? std::numeric_limits<double>::quiet_NaN() : 1;
+      scores(i, 1) = 0;
+    }
+  }
+  void gradient(moxie::ConstMatrix<B>, moxie::Matrix<B>) {}
+
+ private:
+  B* backend_;
+};
 
 }  // namespace
 
@@ -142,6 +166,31 @@ TEST_CASE_TEMPLATE("FAB and Square break points inside ball and box and leave ot
   };
   check(FabTargeted{.threat = {.eps = eps}, .iterations = 30});
   check(Square{.threat = {.eps = eps}, .height = 2, .width = 3, .channels = 2, .queries = 300});
+}
+
+TEST_CASE("Square records the image whose scores are no numbers, not the one before") {
+  using B = moxie::CpuBackend<double>;
+  B backend;
+  constexpr Index images = 16;
+  AttackData<B> data(backend, images, 2);
+  data.x.assign(std::vector<double>(2 * images, 0.5));
+  moxie::RunAttack attack{
+      NoNumbersWhereBright(backend),
+      Square{.threat = {.eps = 0.1}, .height = 1, .width = 2, .channels = 1, .queries = 20},
+      images};
+  Square start = attack.attack();
+  start.queries = 0;
+  moxie::RunAttack first{NoNumbersWhereBright(backend), start, images};
+  first(data.batch(), data.adv(), data.standing.view());
+  Index bright = 0;
+  for (const auto s : data.standing.to_vector()) bright += s == 0 ? 1 : 0;
+  CHECK(bright > 0);
+  CHECK(bright < images);  // windows break the others
+  AttackData<B> all(backend, images, 2);
+  all.x.assign(std::vector<double>(2 * images, 0.5));
+  attack(all.batch(), all.adv(), all.standing.view());
+  CHECK(moxie::test::check_fallen(backend, all, attack, std::vector<std::int32_t>(images, 1)) ==
+        images);
 }
 
 TEST_CASE("the ensemble runs in its order on the points still standing") {

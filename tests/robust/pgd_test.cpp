@@ -190,6 +190,30 @@ TEST_CASE("a targeted PGD goes to its class and another seed or restart starts e
   CHECK(start(5) != start(6));
 }
 
+TEST_CASE("each restart begins elsewhere: starts alone break more images the more there are") {
+  using B = moxie::CpuBackend<double>;
+  B backend;
+  constexpr Index images = 200;
+  // Wrong where the pixels' sum is above 1.02: about a third of the cube around (.5, .5)
+  const auto model = moxie::test::linear_model(backend, 2, {-1, 1, -1, 1}, {1.02, -1.02});
+  for (const Norm norm : {Norm::linf, Norm::l2}) {
+    const auto broken = [&](int restarts) {
+      AttackData<B> data(backend, images, 2);
+      data.x.assign(std::vector<double>(2 * images, 0.5));
+      moxie::RunAttack attack{
+          moxie::LayerTarget{model},
+          Pgd{.threat = {.norm = norm, .eps = 0.05}, .steps = 0, .restarts = restarts}, images};
+      attack(data.batch(), data.adv(), data.standing.view());
+      return moxie::test::check_fallen(backend, data, attack, std::vector<std::int32_t>(images, 1));
+    };
+    const int one = broken(1), two = broken(2), eight = broken(8);
+    CHECK(one > images / 6);
+    CHECK(one < images / 2);
+    CHECK(two > one + images / 12);
+    CHECK(eight > images * 8 / 10);
+  }
+}
+
 TEST_CASE("V-MoE's PGD takes equal steps that neither ball nor box stops") {
   using B = moxie::CpuBackend<double>;
   B backend;

@@ -138,6 +138,33 @@ TEST_CASE_TEMPLATE("RA-E and RA-R: definitions, isolated and transferred", B, MO
         moxie::RobustCount{.images = images});
 }
 
+TEST_CASE_TEMPLATE("isolated RA-E counts the last image, as the other three do", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = moxie::test::make_backend<B>();
+  const auto layer = image_mixture(backend, moxie::Dropless{});
+  using L = std::remove_cvref_t<decltype(layer)>;
+  // Steps across the whole ball: many a point is wrong on the way and right at the end
+  const Pgd pgd{.threat = {.eps = 0.15}, .step = 0.3, .steps = 8};
+  AttackData<B> data(backend, images, width), any(backend, images, width);
+  data.label_by(backend, layer);
+  any.label_by(backend, layer);
+  moxie::ExpertAttack<L> on_experts(layer, pgd, images);
+  const auto isolated =
+      on_experts(data.batch(), PartMode::isolated, data.adv(), data.standing.view());
+  // By hand: the last images, under the routes of the clean ones
+  moxie::RunAttack frozen{moxie::FrozenRoutes<L>(layer, images), pgd, images};
+  frozen.target().record(any.batch().x);
+  pgd.perturb(frozen.target(), any.batch(), frozen.state(), any.adv());
+  frozen.find_correct(any.adv(), any.y.view(), any.standing.view());
+  CHECK(data.standing.to_vector() == any.standing.to_vector());
+  // Any image on the way breaks more
+  any.standing.assign(std::vector<std::int32_t>(images, 1));
+  frozen(any.batch(), any.adv(), any.standing.view());
+  Index on_the_way = 0;
+  for (const auto s : any.standing.to_vector()) on_the_way += s;
+  CHECK(on_the_way < isolated.robust);
+}
+
 TEST_CASE("accuracies add up, margins are those of classes") {
   using B = moxie::CpuBackend<double>;
   B backend;
@@ -174,6 +201,15 @@ TEST_CASE("routes that cannot be replayed are refused") {
   CHECK(moxie::test::message_of<moxie::config_error>([&] {
           moxie::RouterAttack(layer, moxie::LayerTarget{router}, Pgd{.random_start = false}, 4);
         }).starts_with("moxie::RouterAttack: random_start is false"));
+  CHECK(moxie::test::message_of<moxie::config_error>([&] {
+          moxie::RouterAttack(layer, moxie::LayerTarget{router}, Pgd{.restarts = 2}, 4);
+        }) ==
+        "moxie::RouterAttack: pgd.restarts is 2, expected 1: the last image of one start "
+        "counts");
+  CHECK(moxie::test::message_of<moxie::config_error>(
+            [&] { moxie::ExpertAttack(layer, Pgd{.restarts = 2}, 4); }) ==
+        "moxie::ExpertAttack: pgd.restarts is 2, expected 1: the last image of one start "
+        "counts");
 }
 
 }  // namespace route_attack_test

@@ -4,9 +4,11 @@
 #include "device/allocations.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/robust/layered_router_attack.hpp"
+#include "moxie/router/bias.hpp"
 #include "moxie/router/soft.hpp"
 #include "robust/small_moe.hpp"
 #include "support/errors.hpp"
+#include "support/parameters.hpp"
 
 namespace router_divergence_test {
 
@@ -200,12 +202,40 @@ TEST_CASE_TEMPLATE("away from the preferred expert of an image is the attack on 
   CHECK(data.standing.to_vector() == other.standing.to_vector());
 }
 
+TEST_CASE("the preferred expert is the one that is selected, its bias included") {
+  B backend;
+  const moxie::MoeLayer mixture{backend,
+                                {.width = 3, .experts = 3},
+                                moxie::WithBias{moxie::BiasBalance{}, moxie::TopKRouter{.k = 1}},
+                                moxie::Dropless{},
+                                moxie::FeedForward<moxie::Gelu>{.hidden = 4}};
+  auto& p = mixture.parameters();
+  moxie::test::set_parameter(p, "Router/kernel", {1, 0, 0, 0, 1, 0, 0, 0, 1});
+  for (std::size_t i = 0; i < p.entries().size(); ++i)
+    if (p.entry(i).name == "Router/bias") p.buffer(i)[0] = -.1;
+  // Probabilities .50 .45 .05 and a bias of -.1: .40 .45 .05, the second runs
+  const std::vector<double> x{std::log(.50), std::log(.45), std::log(.05)};
+  const std::int32_t image[] = {0};
+  std::vector<double> y(3), dx(3);
+  using Model = std::remove_const_t<decltype(mixture)>;
+  moxie::RunAttack attack{moxie::RouterDivergence<Model>(mixture, 1, moxie::RouterLoss::preference),
+                          Pgd{}, 1};
+  attack.target().record({x.data(), 1, 3});
+  attack.target().scores({x.data(), 1, 3}, {image, 1}, {y.data(), 1, 3});
+  attack.target().gradient({y.data(), 1, 3}, {dx.data(), 1, 3});
+  moxie::test::check_near(dx, {.50, .45 - 1, .05}, 1e-12);  // of its cross-entropy
+}
+
 TEST_CASE("what has no routers' probabilities cannot be moved away from") {
   B backend;
   const auto model = small_moe(backend);
   CHECK(moxie::test::message_of<moxie::config_error>([&] {
           moxie::LayeredRouterAttack<L>(model, Pgd{.random_start = false}, 2);
         }).starts_with("moxie::LayeredRouterAttack: random_start is false"));
+  CHECK(moxie::test::message_of<moxie::config_error>(
+            [&] { moxie::LayeredRouterAttack<L>(model, Pgd{.restarts = 3}, 2); }) ==
+        "moxie::LayeredRouterAttack: pgd.restarts is 3, expected 1: the last image of one "
+        "start counts");
   moxie::MoeLayer sparse{backend,
                          {.width = 4, .experts = 3},
                          moxie::TopKRouter{.k = 1},

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <limits>
 
 #include "device/allocations.hpp"
 #include "moxie/capacity/dropless.hpp"
@@ -257,9 +258,40 @@ TEST_CASE("the sweep of alpha ends at the two models, and leaves the options as 
   CHECK(points[0].count == twice(count(model.standard())));
   CHECK(points[2].count == twice(count(model.robust())));
   CHECK(model.options() == moxie::DualOptions{.alpha = 0.6, .space = DualSpace::probability});
-  CHECK_THROWS_AS(moxie::AlphaSweep(model, attack, {2}, images).add(data.attacked()),
-                  moxie::config_error);
-  CHECK(model.options().alpha == 0.6);
+}
+
+namespace {
+/// An attack that fails in its third run.
+struct FailsInThird : moxie::Pgd {
+  int* runs;
+
+  FailsInThird(const moxie::Pgd& pgd, int& count) : moxie::Pgd(pgd), runs(&count) {}
+  template <moxie::AttackTarget M>
+  void run(M& target, const moxie::AttackBatch<B>& batch, State<M>& s, moxie::Matrix<B> x_adv,
+           moxie::IntVector<B> standing) const {
+    if (++*runs == 3) moxie::throw_numeric("the third run");
+    Pgd::run(target, batch, s, x_adv, standing);
+  }
+};
+}  // namespace
+
+TEST_CASE("a sweep of alpha that fails leaves points and options as they were") {
+  B backend;
+  Dual model = dual(backend, 7, {.alpha = 0.6, .space = DualSpace::probability});
+  const Data data;
+  const moxie::Pgd attack{.threat = {.eps = 0.2}, .step = 0.05, .steps = 2};
+  CHECK(moxie::test::message_of<moxie::config_error>([&] {
+          moxie::AlphaSweep(model, attack, {0.5, 2}, images);
+        }) == "moxie::AlphaSweep: alpha is 2, expected one in [0, 1]");
+  int runs = 0;
+  moxie::AlphaSweep sweep(model, FailsInThird(attack, runs), {0, 1}, images);
+  sweep.add(data.attacked());
+  const auto points = sweep.points();
+  CHECK(points[1].count.images == images);
+  runs = 1;
+  CHECK_THROWS_AS(sweep.add(data.attacked()), moxie::numeric_error);  // at its second alpha
+  CHECK(sweep.points() == points);
+  CHECK(model.options() == moxie::DualOptions{.alpha = 0.6, .space = DualSpace::probability});
 }
 
 TEST_CASE("a sweep of alpha as text") {
@@ -271,6 +303,26 @@ TEST_CASE("a sweep of alpha as text") {
   CHECK(moxie::to_json(points) ==
         "[{\"alpha\": 0.5, \"images\": 8, \"sa\": 75, \"ra\": 12.5}, "
         "{\"alpha\": 0.7, \"images\": 3, \"sa\": 33.333333333333336, \"ra\": 0}]");
+}
+
+TEST_CASE("where the upper level throws, what the lower one did stands") {
+  B backend;
+  const Dual model = dual(backend);
+  Data data;
+  auto& p = model.parameters();
+  moxie::train::JointDualStep step{model, rt_er, moxie::Supervised{}, adam, images};
+  // The lower level does not look at the standard model, of which the upper one can make nothing
+  const auto run = p.range("Standard").shared;
+  const auto values = p.edit();
+  for (Index i = run.first; i < run.first + run.size; ++i)
+    values[i] = std::numeric_limits<double>::infinity();
+  const auto standard = part(p, "Standard");
+  const auto robust = part(p, "Robust");
+  const auto upper = moments(step.upper().optimizer_state());
+  CHECK_THROWS_AS(step(data.batch(), 1e-2, {.seed = 1}), moxie::numeric_error);
+  CHECK(part(p, "Robust") != robust);
+  CHECK(part(p, "Standard") == standard);
+  CHECK(moments(step.upper().optimizer_state()) == upper);
 }
 
 TEST_CASE("joint training refuses to train probabilities") {

@@ -1,5 +1,6 @@
 // Adversarial training, TRADES and RT-ER: their losses against sums made on the host, and their
 // gradients for a fixed perturbation against differences.
+#include <algorithm>
 #include <cmath>
 
 #include "device/allocations.hpp"
@@ -8,6 +9,7 @@
 #include "moxie/expert/networks.hpp"
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/nn/vit.hpp"
+#include "moxie/router/bias.hpp"
 #include "moxie/router/top_k.hpp"
 #include "moxie/train/rt_er.hpp"
 #include "moxie/train/trades.hpp"
@@ -112,7 +114,8 @@ double kl(const double* clean, const double* shaken) {
 /// Parameters of the mixture, as one reads them oneself.
 class Oracle {
  public:
-  explicit Oracle(const Mixture& model) : p_(model.parameters()) {}
+  explicit Oracle(const Mixture& model) : Oracle(model.parameters()) {}
+  explicit Oracle(const moxie::Parameters<B>& parameters) : p_(parameters) {}
   std::vector<double> expert(Index e, const double* x) const {
     const std::string at = std::to_string(e);
     std::vector<double> h = affine(at + "/Dense_0/", x, width, 7);
@@ -374,6 +377,32 @@ TEST_CASE("a transformer's tokens are sent to their second expert") {
           doctest::Approx(kl(clean.data() + s * classes, shaken.data() + s * classes)));
 }
 
+TEST_CASE("RT-ER's second expert is second by what the router selects by") {
+  B backend;
+  const moxie::MoeLayer model(backend, {.width = width, .experts = experts},
+                              moxie::WithBias{moxie::BiasBalance{}, moxie::TopKRouter{}},
+                              moxie::Dropless{}, moxie::Networks<MakeMlp>{{}, classes});
+  using M = std::remove_const_t<decltype(model)>;
+  auto& p = model.parameters();
+  const auto draw = moxie::test::normals(p.size(), 31);
+  backend.copy_from_host(p.edit().data, draw.data(), draw.size() * sizeof(double));
+  for (std::size_t i = 0; i < p.entries().size(); ++i)
+    if (p.entry(i).name == "Router/bias") p.buffer(i)[2] = 10;  // every image goes there
+  const Data data;
+  const RtEr objective{.attack = fixed(), .beta = 2};
+  moxie::OwnedObjectiveState<M, RtEr> state(objective, model, images);
+  objective.accumulate(model, data.batch(), *state, {.seed = 3});
+  const Oracle oracle(p);
+  bool first_by_gate = false;
+  for (Index i = 0; i < images; ++i) {
+    std::vector<Index> order = oracle.ranking(data.x.data() + i * width);
+    first_by_gate = first_by_gate || order[0] != 2;
+    std::erase(order, 2);
+    CHECK(state->choice(i, 0) == order[0]);
+  }
+  CHECK(first_by_gate);
+}
+
 TEST_CASE("a step of RT-ER allocates nothing, and is the same again") {
   B backend;
   const auto model = mixture(backend);
@@ -415,6 +444,8 @@ TEST_CASE("robust objectives refuse what makes no sense") {
         "divergence from its own scores has no gradient");
   CHECK(message(moxie::Adversarial{.attack = {.pgd = {.targeted = true}}}, model) ==
         "moxie::Adversarial: attack.pgd is targeted, expected an attack away from the labels");
+  CHECK(message(RtEr{.attack = {.pgd = {.restarts = 2}}}, model) ==
+        "moxie::RtEr: attack.pgd.restarts is 2, expected 1: the last image of one start counts");
   CHECK(message(moxie::Adversarial{.attack = {.pgd = {.threat = {.norm = moxie::Norm::l2}},
                                               .corner_start = true}},
                 model) ==

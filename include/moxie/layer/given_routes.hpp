@@ -76,7 +76,8 @@ void apply_given(B& b, const Context<B>& ctx, const R& router, const Routes<B>& 
                  SparseRouting<B>& r) {
   router.score(b, ctx, r);
   if (given.rank >= 0) {
-    rank_rows(b, ConstMatrix<B>(r.noisy_logits), ctx.mask, given.rank, r.choice);
+    if constexpr (RankingRouter<R, B>)
+      rank_rows(b, router.ranked(b, ctx, r), ctx.mask, given.rank, r.choice);
   } else {
     copy_given(b, ctx, given, true, r);
   }

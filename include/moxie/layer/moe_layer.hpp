@@ -409,6 +409,10 @@ class MoeLayer {
     if (soft || !detail::is_composed<B>(router_))
       throw_config("moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, so it "
                    "cannot take choices from outside");
+    if (given.rank >= 0 && !detail::has_ranks<B>(router_))
+      throw_config("moxie::MoeLayer::forward: pass.routes: rank is ", given.rank,
+                   ", expected choices: this router selects by no scores, so its experts have no "
+                   "ranks");
     s.capacity = s.group;  // nothing is dropped but what was recorded so
     s.rows = detail::rows_of_given(given, s, t.routing.bound_rows());
     if (dispatcher_.rows(s) > t.rows.rows)

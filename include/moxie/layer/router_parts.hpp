@@ -53,6 +53,17 @@ bool is_composed(const R& router) {
     return true;
   }
 }
+/// The router's experts have ranks. One of a type chosen at run time says so by `bool ranks()`.
+template <Backend B, class R>
+bool has_ranks(const R& router) {
+  if constexpr (!RankingRouter<R, B>) {
+    return false;
+  } else if constexpr (requires { router.ranks(); }) {
+    return router.ranks();
+  } else {
+    return true;
+  }
+}
 
 }  // namespace detail
 

@@ -3,6 +3,7 @@
 #include <charconv>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moxie/robust/dual_model.hpp"
@@ -30,26 +31,32 @@ class AlphaSweep {
 
  public:
   /// Room for batches of up to `images`. The model must outlive it.
+  /// @throws config_error for an alpha outside [0, 1]
   AlphaSweep(D& model, const A& attack, std::vector<double> alphas, Index images)
       : model_(&model),
         run_(LayerTarget<D>(model), attack, images),
         x_adv_(model.parameters().backend(), images * model.input_width()),
         standing_(model.parameters().backend(), images) {
-    for (const double alpha : alphas) points_.push_back({.alpha = alpha});
+    for (const double alpha : alphas) {
+      detail::check_alpha("moxie::AlphaSweep", alpha);
+      points_.push_back({.alpha = alpha});
+    }
   }
 
-  /// @throws config_error for an alpha outside [0, 1]; the model is then as it was. Blocks.
+  /// Errors: as those of the attack; the model and all points are then as they were. Blocks.
   void add(const AttackBatch<B>& batch) {
     const Restore restore(*model_);
     DualOptions options = model_->options();
     if (options.space == DualSpace::probability) options.space = DualSpace::log_probability;
     const Matrix<B> x_adv(x_adv_.view().data, batch.x.rows, batch.x.cols);
-    for (AlphaPoint& point : points_) {
+    std::vector<AlphaPoint> points = points_;
+    for (AlphaPoint& point : points) {
       options.alpha = point.alpha;
       model_->set_options(options);
       point.count +=
           evaluate_attack(run_, batch, x_adv, standing_.view().middle(0, batch.x.rows));
     }
+    points_ = std::move(points);
   }
   const std::vector<AlphaPoint>& points() const { return points_; }
 

@@ -15,6 +15,13 @@ struct DualOptions {
   friend constexpr bool operator==(const DualOptions&, const DualOptions&) = default;
 };
 
+namespace detail {
+inline void check_alpha(const char* who, double alpha) {
+  if (!(alpha >= 0 && alpha <= 1))
+    throw_config(who, ": alpha is ", alpha, ", expected one in [0, 1]");
+}
+}  // namespace detail
+
 /// Two classifiers as one: a standard model and a robust one, mixed with weight alpha for the
 /// robust one.
 ///   F_D(x) = (1 - alpha) F_S(x) + alpha F_R(x),   x [R, D], F [R, classes]
@@ -65,8 +72,7 @@ class DualModel {
   const DualOptions& options() const { return options_; }
   /// For sweeps of alpha over trained models.
   void set_options(const DualOptions& options) {
-    if (!(options.alpha >= 0 && options.alpha <= 1))
-      throw_config(who, ": alpha is ", options.alpha, ", expected one in [0, 1]");
+    detail::check_alpha(who, options.alpha);
     options_ = options;
   }
   const S& standard() const { return standard_; }

@@ -15,7 +15,7 @@ class LayeredRouterAttack {
 
  public:
   /// Room for batches of up to `images`. The model must outlive it.
-  /// @throws config_error without random_start
+  /// @throws config_error without random_start, or for more than one start
   LayeredRouterAttack(const L& model, const Pgd& pgd, Index images,
                       RouterLoss loss = RouterLoss::divergence)
       : routers_(RouterDivergence<L>(model, images, loss),

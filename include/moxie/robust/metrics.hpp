@@ -79,15 +79,16 @@ struct KeepBoth {
 
 /// RA-E: the experts are attacked, while routes and gate weights stay those of the clean images.
 /// Isolated: the accuracy of the experts under these routes; transfer: that of the whole model on
-/// the images that were found.
+/// the images that were found. PGD's last image counts in both, whatever its `any_step` says.
 template <Layer L>
 class ExpertAttack {
   using B = typename L::BackendType;
 
  public:
   /// Room for batches of up to `images`. The model must outlive it.
+  /// @throws config_error for more than one start
   ExpertAttack(const L& model, const Pgd& pgd, Index images)
-      : frozen_(FrozenRoutes<L>(model, images), pgd, images),
+      : frozen_(FrozenRoutes<L>(model, images), last_of(pgd), images),
         whole_(LayerTarget<L>(model), pgd, images),
         right_(model.parameters().backend(), images) {}
 
@@ -113,6 +114,12 @@ class ExpertAttack {
   }
 
  private:
+  static Pgd last_of(Pgd pgd) {
+    detail::check_one_start("moxie::ExpertAttack", "pgd", pgd);
+    pgd.any_step = false;
+    return pgd;
+  }
+
   RunAttack<FrozenRoutes<L>, Pgd> frozen_;
   RunAttack<LayerTarget<L>, Pgd> whole_;
   Buffer<B, std::int32_t> right_;
@@ -156,6 +163,7 @@ class RouteVerdict {
   /// A router that is sure of its expert has no gradient at the image itself, and neither has a
   /// distance from what the router says of it.
   static const Pgd& checked(const char* who, const Pgd& pgd) {
+    check_one_start(who, "pgd", pgd);
     if (!pgd.random_start)
       throw_config(who,
                    ": random_start is false, expected true: a router that is sure of its expert "
@@ -174,14 +182,14 @@ class RouteVerdict {
 /// that it prefers on the clean image, by the cross-entropy of its scores. Isolated: the accuracy
 /// of the model on the clean image, under the routes of the perturbed one; transfer: on the
 /// perturbed one. `Z` is an AttackTarget whose classes are the experts: what turns images into
-/// router scores. LayeredRouterAttack is that of a model with routers inside.
+/// what the router selects by. LayeredRouterAttack is that of a model with routers inside.
 template <Layer L, AttackTarget Z>
 class RouterAttack {
   using B = typename L::BackendType;
 
  public:
   /// Room for batches of up to `images`. Model and router must outlive it.
-  /// @throws config_error without random_start
+  /// @throws config_error without random_start, or for more than one start
   RouterAttack(const L& model, Z router, const Pgd& pgd, Index images)
       : router_(std::move(router),
                 detail::RouteVerdict<L>::checked("moxie::RouterAttack", pgd), images),

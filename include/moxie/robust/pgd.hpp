@@ -253,6 +253,15 @@ struct Pgd {
   }
 };
 
+namespace detail {
+/// For those who take one perturbed image of each (Pgd::perturb): `name` is their attack's.
+inline void check_one_start(const char* who, const char* name, const Pgd& pgd) {
+  if (pgd.restarts > 1)
+    throw_config(who, ": ", name, ".restarts is ", pgd.restarts,
+                 ", expected 1: the last image of one start counts");
+}
+}  // namespace detail
+
 /// V-MoE's attack: small equal steps from the image itself, without projection or pixel clipping.
 /// In its pixels, [-1, 1], eps is twice as large.
 constexpr Pgd vmoe_pgd(double eps, int steps = 40) {

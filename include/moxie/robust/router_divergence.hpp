@@ -18,14 +18,16 @@ enum class RouterLoss {
 };
 
 namespace detail {
-/// Logits of certainty: of the softmax only the largest is left, the lower of equal ones.
+/// Logits of certainty: of the softmax only the expert is left that the token's router chose first,
+/// whatever it selects by; where experts choose, that of the largest logit, the lower of equal ones.
 template <Backend B>
 struct PreferredLogits {
   static constexpr bool one_level = true;
+  ConstIntMatrix<B> choice;  // [T, K]; empty where experts choose
   Matrix<B> logits;
 
   MOXIE_HD void operator()(Index t) const {
-    const Index best = argmax(logits.row(t), logits.cols);
+    const Index best = choice ? choice(t, 0) : argmax(logits.row(t), logits.cols);
     for (Index e = 0; e < logits.cols; ++e)
       logits(t, e) = e == best ? typename B::Scalar(0) : typename B::Scalar(-1e4);
   }
@@ -71,8 +73,9 @@ class RecordedLogits final : public RoutingVisitor<B> {
     const LayerMemory& layer = layers_[at_++];
     const Matrix<B> own(layer.logits.view().data, r.logits.rows, experts);
     copy_rows(*backend_, ConstMatrix<B>(r.logits), own);
-    if (loss_ == RouterLoss::preference)
-      backend_->for_each(own.rows, PreferredLogits<B>{own});
+    if (loss_ != RouterLoss::preference) return;
+    const ConstIntMatrix<B> choice = r.first ? ConstIntMatrix<B>{} : ConstIntMatrix<B>(r.choice);
+    backend_->for_each(own.rows, PreferredLogits<B>{choice, own});
   }
   void soft(const SoftRouting<B>&) override {
     throw_config("moxie::RouterDivergence: MoE layer ", at_,
@@ -113,11 +116,11 @@ class RecordedLogits final : public RoutingVisitor<B> {
 
 /// A model whose routers are to say something else than of the clean images:
 ///   J(x) = sum over MoE layers of the mean over tokens of KL(p(clean) || p(x)),  p = softmax(z),
-/// z the gates' logits; of the preference, p(clean) has all its mass on its largest. `scores` are the
-/// model's, but `gradient` is that of J, whatever it is given: an attack by steps along the gradient
-/// (Pgd::perturb) climbs J. The divergence's gradient is 0 at the clean image. The outputs of
-/// experts are no part of J, but those of lower layers are what the higher ones look at. The model
-/// must outlive it.
+/// z the gates' logits; of the preference, p(clean) has all its mass on the expert that the router
+/// chose first, by its bias and groups, if it has any. `scores` are the model's, but `gradient` is
+/// that of J, whatever it is given: an attack by steps along the gradient (Pgd::perturb) climbs J.
+/// The divergence's gradient is 0 at the clean image. The outputs of experts are no part of J, but
+/// those of lower layers are what the higher ones look at. The model must outlive it.
 template <Layer L>
 class RouterDivergence {
  public:

@@ -66,21 +66,23 @@ struct MoveWindow {
     rows(r, j) = ball.clip(x(i, j) + (up ? by : -by), center(i, j));
   }
 };
-/// Whether a proposal is taken, and which points go on: those whose class still leads.
+/// Whether a proposal is taken, and which points go on: those whose class still leads. One that fools
+/// is taken whatever its loss: scores that are not numbers fool, and their loss is not above any.
 template <Backend B>
 struct SquareJudge {
   static constexpr bool one_level = true;
   bool first;
   ConstIntVector<B> image;
-  ConstVector<B> losses;  // of the active points
-  IntVector<B> accepted;  // the same
-  Vector<B> loss;         // by image
+  ConstVector<B> losses;     // of the active points
+  ConstIntVector<B> fooled;  // the same
+  IntVector<B> accepted;     // the same
+  Vector<B> loss;            // by image
   IntVector<B> open;
 
   MOXIE_HD void operator()(Index r) const {
     const Index i = image[r];
     const auto l = losses[r];
-    accepted[r] = first || l > loss[i] || l >= 0 ? 1 : 0;
+    accepted[r] = first || fooled[r] != 0 || l > loss[i] || l >= 0 ? 1 : 0;
     if (accepted[r] == 0) return;
     loss[i] = l;
     open[i] = l < 0 ? 1 : 0;
@@ -217,7 +219,8 @@ struct Square {
     const ConstIntVector<B> image = q.active.image();
     const Index n = image.size;
     q.ask_rows(target, AttackLoss::margin, batch, {}, rows, false);
-    b.for_each(n, detail::SquareJudge<B>{first, image, q.losses, s.accepted, s.loss, s.open});
+    b.for_each(
+        n, detail::SquareJudge<B>{first, image, q.losses, q.fooled, s.accepted, s.loss, s.open});
     if (!first)
       b.for_each(n, batch.x.cols, detail::AcceptRows<B>{image, s.accepted, rows, s.points});
     detail::record_fooled(b, q, ConstMatrix<B>(s.points), x_adv, standing);

@@ -16,6 +16,8 @@
 /// Optional:
 ///   score, select, weigh(B&, const Context<B>&, Routing<B>&) const;   the three parts of `route`; a router that
 ///       has them also accepts choices from outside (Pass::routes)
+///   ConstMatrix<B> ranked(B&, const Context<B>&, const Routing<B>&) const;   after `score`: [T, E], what `select` takes
+///       the largest of, perhaps in r.scratch; a composed router that has it accepts routes by rank (Routes::rank)
 ///   bool noisy() const;                           training may rank by other logits than the losses see
 ///   bool ragged() const;                          experts choose: `select` fills rows and ragged lists itself,
 ///                                                 min(capacity, S) slots an expert and group, and nothing overflows
@@ -61,6 +63,13 @@ concept ComposedRouter =
       r.select(b, ctx, out);
       r.weigh(b, ctx, out);
     };
+
+/// A composed router whose experts have ranks: it selects by scores that it can show.
+template <class R, class B>
+concept RankingRouter = ComposedRouter<R, B> && requires(const R& r, B& b, const Context<B>& ctx,
+                                                         const RoutingOf<R, B>& in) {
+  { r.ranked(b, ctx, in) } -> std::same_as<ConstMatrix<B>>;
+};
 
 /// What router `r` needs memory for in a pass of the given shape.
 template <class R, class B>

@@ -134,17 +134,18 @@ struct SigmoidTopKRouter {
     if (r.noisy()) b.for_each(r.shape.tokens, detail::SigmoidRow<B>{r.noisy_logits, r.noisy_probs});
   }
   template <Backend B>
-  void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
-    if (expert_groups == 1) {
-      top_k_rows(b, detail::ranked_scores(b, r), ctx.mask, r.choice);
-      return;
-    }
+  ConstMatrix<B> ranked(B& b, const Context<B>&, const SparseRouting<B>& r) const {
+    if (expert_groups == 1) return detail::ranked_scores(b, r);
     auto* memory = reinterpret_cast<typename B::Scalar*>(r.scratch.data);
-    const Matrix<B> ranked(memory, r.shape.tokens, r.shape.experts);
-    const Matrix<B> of_group(memory + ranked.size(), r.shape.tokens, expert_groups);
+    const Matrix<B> out(memory, r.shape.tokens, r.shape.experts);
+    const Matrix<B> of_group(memory + out.size(), r.shape.tokens, expert_groups);
     b.for_each(r.shape.tokens, detail::LimitToGroups<B>{r.noisy_logits, r.noisy_probs, r.bias,
-                                                        top_groups, of_group, ranked});
-    top_k_rows(b, ConstMatrix<B>(ranked), ctx.mask, r.choice);
+                                                        top_groups, of_group, out});
+    return out;
+  }
+  template <Backend B>
+  void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
+    top_k_rows(b, ranked(b, ctx, r), ctx.mask, r.choice);
   }
   template <Backend B>
   void weigh(B& b, const Context<B>&, SparseRouting<B>& r) const {

@@ -45,9 +45,12 @@ struct SinkhornTopKRouter {
     detail::score_sinkhorn(b, ctx, *this, r);
   }
   template <Backend B>
+  ConstMatrix<B> ranked(B&, const Context<B>& ctx, const SparseRouting<B>& r) const {
+    return detail::plans_in(*this, ctx.mode) ? r.plan : r.noisy_logits;
+  }
+  template <Backend B>
   void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
-    const ConstMatrix<B> scores = detail::plans_in(*this, ctx.mode) ? r.plan : r.noisy_logits;
-    top_k_rows(b, scores, ctx.mask, r.choice);
+    top_k_rows(b, ranked(b, ctx, r), ctx.mask, r.choice);
   }
   template <Backend B>
   void weigh(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {

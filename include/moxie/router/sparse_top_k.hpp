@@ -53,8 +53,12 @@ struct SparseTopKRouter {
                             detail::sparse_options(*this, r.shape.group, k), memory, r.plan);
   }
   template <Backend B>
+  ConstMatrix<B> ranked(B&, const Context<B>&, const SparseRouting<B>& r) const {
+    return r.plan;
+  }
+  template <Backend B>
   void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
-    top_k_rows(b, ConstMatrix<B>(r.plan), ctx.mask, r.choice);
+    top_k_rows(b, ranked(b, ctx, r), ctx.mask, r.choice);
   }
   template <Backend B>
   void weigh(B& b, const Context<B>&, SparseRouting<B>& r) const {

@@ -40,8 +40,12 @@ struct TopKRouter {
     detail::score_softmax(b, r);
   }
   template <Backend B>
+  ConstMatrix<B> ranked(B& b, const Context<B>&, const SparseRouting<B>& r) const {
+    return detail::ranked_scores(b, r);
+  }
+  template <Backend B>
   void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
-    top_k_rows(b, detail::ranked_scores(b, r), ctx.mask, r.choice);
+    top_k_rows(b, ranked(b, ctx, r), ctx.mask, r.choice);
   }
   template <Backend B>
   void weigh(B& b, const Context<B>&, SparseRouting<B>& r) const {

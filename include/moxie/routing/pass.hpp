@@ -32,7 +32,8 @@ struct Routes {
   ConstIntMatrix<B> choice{};  ///< [T, K'] experts, -1 = none, or dropped_route(expert); K' at most the router's K
   ConstMatrix<B> weight{};     ///< [T, K'] when given
   Weights weights = Weights::gate;
-  /// >= 0 instead of `choice`: the expert of that rank by this pass's scores, alone (0 is the best).
+  /// >= 0 instead of `choice`: the expert of that rank among those of this pass, alone (0 is the best), by what the
+  /// router selects by: a plan, a bias and groups included; experts outside a token's groups come last, the lower first.
   Index rank = -1;
 
   bool empty() const { return !choice && rank < 0; }

@@ -40,6 +40,8 @@ class AnyRouter {
   bool plans() const { return held_->traits.plan; }
   /// Whether the router is made of the three parts of `route`, as a ComposedRouter is.
   bool composed() const { return held_->composed; }
+  /// Whether its experts have ranks, as those of a RankingRouter.
+  bool ranks() const { return held_->ranks; }
   double bias_rate() const { return held_->bias_rate; }
   std::size_t scratch_bytes(const B& b, const RoutingShape& s) const {
     return held_->scratch_bytes(b, s);
@@ -59,12 +61,17 @@ class AnyRouter {
   void weigh(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
     held_->part(Part::weigh, b, ctx, r);
   }
+  /// @throws config_error unless ranks()
+  ConstMatrix<B> ranked(B& b, const Context<B>& ctx, const SparseRouting<B>& r) const {
+    return held_->ranked(b, ctx, r);
+  }
 
  private:
   enum class Part { score, select, weigh };
   struct Base {
     RoutingTraits traits;
     bool composed = false;
+    bool ranks = false;
     double bias_rate = 0;
     std::optional<AnyGate<B>> gate;
 
@@ -77,6 +84,7 @@ class AnyRouter {
     virtual void route_backward(B&, const Context<B>&, const SparseRouting<B>&,
                                 RoutingGradients<SparseRouting<B>>&) const = 0;
     virtual void part(Part, B&, const Context<B>&, SparseRouting<B>&) const = 0;
+    virtual ConstMatrix<B> ranked(B&, const Context<B>&, const SparseRouting<B>&) const = 0;
   };
   template <class R>
   struct Model final : Base {
@@ -85,6 +93,7 @@ class AnyRouter {
       if constexpr (requires { router.ragged(); }) this->traits.ragged = router.ragged();
       if constexpr (requires { router.plans(); }) this->traits.plan = router.plans();
       this->composed = detail::is_composed<B>(router);
+      this->ranks = detail::has_ranks<B>(router);
       if constexpr (requires { router.bias_rate(); }) this->bias_rate = router.bias_rate();
       if constexpr (requires { router.gate; }) {
         this->gate = router.gate;
@@ -119,6 +128,13 @@ class AnyRouter {
         }
       } else {
         throw_config("moxie::AnyRouter: this router is not made of score, select and weigh");
+      }
+    }
+    ConstMatrix<B> ranked(B& b, const Context<B>& ctx, const SparseRouting<B>& r) const override {
+      if constexpr (RankingRouter<R, B>) {
+        return router.ranked(b, ctx, r);
+      } else {
+        throw_config("moxie::AnyRouter: this router has no scores by which experts have ranks");
       }
     }
     R router;

@@ -56,7 +56,9 @@ class JointDualStep {
 
   /// Both levels, in order.   Errors: as Step, and config_error for a model that mixes
   /// probabilities: a loss wants scores, so train with the logarithm of the mixture and evaluate
-  /// the mixture.
+  /// the mixture. A level that throws updates nothing; where the upper one throws (a gradient that
+  /// is not finite, say), the lower one's update of the robust model and of its own optimizer
+  /// stands, and calling again would repeat it.
   void operator()(const Batch<B>& batch, double learning_rate, const Pass<B>& pass) {
     check();
     lower_(batch, learning_rate, pass);

@@ -13,7 +13,7 @@
 namespace moxie {
 
 /// The attack inside a training step: the last iterate of every image, whether it fools the model
-/// or not. While it runs only gradients of the images are computed.
+/// or not, from one start. While it runs only gradients of the images are computed.
 struct TrainingAttack {
   Pgd pgd{};
   /// What the code that was released with RT-ER does instead of a random start, by mistake: the
@@ -106,6 +106,7 @@ inline void check_training_attack(const char* who, const TrainingAttack& attack)
   if (attack.corner_start && attack.pgd.threat.norm != Norm::linf)
     throw_config(who, ": corner_start stands for a corner of the L-infinity ball, expected "
                       "Norm::linf");
+  check_one_start(who, "attack.pgd", attack.pgd);
   if (attack.pgd.targeted)
     throw_config(who, ": attack.pgd is targeted, expected an attack away from the labels");
 }
