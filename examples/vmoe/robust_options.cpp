@@ -4,6 +4,7 @@
 #include <charconv>
 
 #include "moxie/runtime/unknown_name.hpp"
+#include "router_defaults.hpp"
 
 namespace vmoe {
 namespace {
@@ -37,6 +38,23 @@ void check_image_router(const Options& o) {
   if (o.plan_at_eval)
     moxie::throw_config("vmoe: plan_at_eval is true, expected false beside model 'image_moe': by a plan "
                         "over the batch the result for an image depends on the images beside it");
+}
+
+/// The divergence of RT-ER is of the expert that comes second, which no pass could find.
+void check_second_expert(const Options& o) {
+  if (o.objective != "rt_er" && !is_dual(o)) return;
+  if (!(o.beta > 0) || o.dense) return;
+  if (o.experts < 2)
+    moxie::throw_config("vmoe: experts is ", o.experts, ", expected at least 2: ", o.objective,
+                        " trains the expert that comes second");
+  const bool ranks =
+      family_of(o) == RouterFamily::token_choice && o.router != "hash" && o.router != "uniform";
+  if (!ranks)
+    moxie::throw_config("vmoe: router is '", o.router,
+                        "', by which no expert of a token comes second, "
+                        "expected softmax_, sinkhorn_, sparse_ or sigmoid_token_choice beside "
+                        "objective '",
+                        o.objective, "'");
 }
 
 moxie::TrainingAttack attack_of(const Options& o) {
@@ -136,6 +154,7 @@ void check_robust(const Options& o) {
     refuse("robust_images", o.robust_images,
            "0 where soft experts have slots for several images together (group_images)");
   if (!is_adversarial(o)) return;
+  check_second_expert(o);
   if (o.loss != "softmax")
     refuse("loss", "'" + o.loss + "'", "softmax beside an objective that attacks");
   if (o.prc > 0) refuse("prc", o.prc, "0 beside an objective that attacks");
