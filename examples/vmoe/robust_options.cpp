@@ -77,12 +77,21 @@ double fraction_of(std::string_view name, const std::string& text) {
   return value;
 }
 
+double pixel_fraction_of(std::string_view name, const std::string& text) {
+  const double value = fraction_of(name, text);
+  if (value > 1)
+    moxie::throw_config(
+        "vmoe: ", name, " is '", text,
+        "', expected at most 1, for pixels are from 0 to 1 (a fraction such as 8/255)");
+  return value;
+}
+
 bool is_adversarial(const Options& o) { return o.objective != "supervised"; }
 bool is_dual(const Options& o) { return o.objective == "jtdmoe"; }
 
 moxie::Pgd training_pgd(const Options& o) {
-  return {.threat = {.eps = fraction_of("eps", o.eps)},
-          .step = fraction_of("attack_step", o.attack_step),
+  return {.threat = {.eps = pixel_fraction_of("eps", o.eps)},
+          .step = pixel_fraction_of("attack_step", o.attack_step),
           .steps = static_cast<int>(o.attack_steps)};
 }
 

@@ -11,6 +11,10 @@ namespace vmoe {
 /// @throws moxie::config_error
 double fraction_of(std::string_view name, const std::string& text);
 
+/// The same of a distance between pixels in [0, 1], in the L-infinity norm: at most 1.
+/// @throws moxie::config_error
+double pixel_fraction_of(std::string_view name, const std::string& text);
+
 /// Whether the objective attacks images, so that training takes pixels in [0, 1].
 bool is_adversarial(const Options& options);
 /// Whether two models are trained as one.

@@ -236,6 +236,15 @@ TEST_CASE("attack refuses what makes no sense") {
     CHECK(refused({at, "--eps=" + std::string(eps)}) ==
           Containing("--eps is '" + std::string(eps) +
                      "', expected a number at least 0, or a fraction such as 8/255"));
+  for (const std::string flag : {"--eps", "--step-size"}) {
+    CHECK(refused({at, "--attack", "pgd", flag, "8"}) ==
+          Containing("vmoe: " + flag +
+                     " is '8', expected at most 1, for pixels are from 0 to 1 "
+                     "(a fraction such as 8/255)"));
+    const Ending far = run(
+        {"attack", at, "--attack", "pgd", "--norm", "l2", "--steps", "1", "--n", "2", flag, "8"});
+    CHECK_MESSAGE(far.code == 0, far.err);
+  }
   CHECK(refused({at, "--norm", "l1"}) == Containing("norm is 'l1', expected linf or l2"));
   CHECK(refused({at, "--norm", "l2"}) ==
         Containing("norm is 'l2', but auto_attack is for linf alone; expected --attack pgd"));

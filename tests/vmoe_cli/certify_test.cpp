@@ -70,6 +70,8 @@ TEST_CASE("certify refuses what makes no sense") {
   CHECK(refused({"run", "--radii", "1/255,,2/255"}) ==
         Containing("--radii is '1/255,,2/255', expected numbers separated by commas"));
   CHECK(refused({"run", "--radii", "1/x"}) == Containing("--radii is '1/x', expected a number"));
+  CHECK(refused({"run", "--radii", "1/255,8"}) ==
+        Containing("--radii is '8', expected at most 1, for pixels are from 0 to 1"));
   CHECK(refused({"run", "--radius", "1"}) ==
         Containing("unknown argument '--radius' (did you mean '--radii'?)"));
 }

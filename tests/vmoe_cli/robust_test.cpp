@@ -155,6 +155,15 @@ TEST_CASE("options of robust training that make no sense are refused") {
   CHECK(said({"--eps", "8/0"}) ==
         Containing("eps is '8/0', expected a number at least 0, or a fraction such as 8/255"));
   CHECK(said({"--eps", "8/inf"}) == Containing("eps is '8/inf', expected a number at least 0"));
+  const std::string most =
+      "', expected at most 1, for pixels are from 0 to 1 (a fraction such as 8/255)";
+  CHECK(said({"--eps", "8"}) == Containing("eps is '8" + most));
+  CHECK(said({"--attack-step", "510/255"}) == Containing("attack_step is '510/255" + most));
+  for (const std::string flag : {"--eps", "--step-size", "--radii"}) {
+    const Ending swept = run({"dual", folder / "a", folder / "b", flag, "8"});
+    CHECK(swept.code == 2);
+    CHECK(swept.err == Containing("vmoe: " + flag + " is '8" + most));
+  }
   CHECK(said({"--rt-er-experts", "third"}) ==
         Containing("rt_er_experts is 'third', expected one of: second, all, all_mean"));
   CHECK(said({"--mixup", "0.2"}) ==

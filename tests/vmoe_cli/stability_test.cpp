@@ -137,7 +137,7 @@ TEST_CASE("under PGD routes change, and no more images are right than were") {
     return ending.err;
   };
   CHECK(refused({"--pgd", "2"}) ==
-        Containing("pgd is 2 and pgd-steps is 10, expected a radius from 0 to 1 and at least 1"));
+        Containing("--pgd is '2', expected at most 1, for pixels are from 0 to 1"));
   CHECK(refused({"--pgd", "0.1", "--pgd-steps", "0"}) == Containing("pgd-steps is 0"));
   CHECK(refused({"--pgd-steps", "4"}) == Containing("has no effect without --pgd EPS"));
 }

@@ -79,7 +79,11 @@ class Attack final : public Command {
     if (!attack_.empty()) r.attack.name = attack_;
     r.attack.threat = threat_.read("vmoe attack");
     apply_number("steps", steps_, r.attack.steps);
-    apply_fraction("step-size", step_, r.attack.step);
+    if (r.attack.threat.norm == moxie::Norm::linf) {
+      apply_pixel_fraction("step-size", step_, r.attack.step);
+    } else {
+      apply_fraction("step-size", step_, r.attack.step);
+    }
     apply_number("restarts", restarts_, r.attack.restarts);
     if (definition_ == "transfer") {
       r.definition = moxie::PartMode::transfer;

@@ -76,8 +76,8 @@ class DualCommand final : public Command {
     if (!alphas_.empty()) r.alphas = read_alphas();
     if (!radii_.empty()) r.radii = read_radii(radii_);
     r.space = space_;
-    apply_fraction("eps", eps_, r.attack.threat.eps);
-    apply_fraction("step-size", step_, r.attack.step);
+    apply_pixel_fraction("eps", eps_, r.attack.threat.eps);
+    apply_pixel_fraction("step-size", step_, r.attack.step);
     apply_number("steps", steps_, r.attack.steps);
     apply_number("n", images_, r.images);
     apply_number("seed", seed_, r.seed);

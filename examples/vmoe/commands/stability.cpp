@@ -32,7 +32,7 @@ class Stability final : public Command {
   int run() override {
     StabilityRequest request;
     flags_.read(request);
-    apply_fraction("pgd", pgd_, request.pgd);
+    apply_pixel_fraction("pgd", pgd_, request.pgd);
     apply_number("pgd-steps", pgd_steps_, request.pgd_steps);
     if (!pgd_steps_.empty() && request.pgd == 0)
       moxie::throw_config("vmoe: --pgd-steps has no effect without --pgd EPS");

@@ -12,6 +12,10 @@ void apply_fraction(const char* name, const std::string& text, double& value) {
   if (!text.empty()) value = fraction_of(flag_of(name), text);
 }
 
+void apply_pixel_fraction(const char* name, const std::string& text, double& value) {
+  if (!text.empty()) value = pixel_fraction_of(flag_of(name), text);
+}
+
 std::vector<double> read_radii(const std::string& text) {
   std::vector<double> out;
   for (std::size_t begin = 0; begin <= text.size();) {
@@ -19,7 +23,7 @@ std::vector<double> read_radii(const std::string& text) {
     const std::string item = text.substr(begin, end - begin);
     if (item.empty())
       moxie::throw_config("vmoe: --radii is '", text, "', expected numbers separated by commas");
-    apply_fraction("radii", item, out.emplace_back());
+    apply_pixel_fraction("radii", item, out.emplace_back());
     begin = end + 1;
   }
   return out;
@@ -33,10 +37,12 @@ void ThreatFlags::add(CLI::App& app) {
 
 moxie::Threat ThreatFlags::read(const char* who) const {
   moxie::Threat threat;
-  apply_fraction("eps", eps_, threat.eps);
   if (norm_ == "l2") {
     threat.norm = moxie::Norm::l2;
-  } else if (!norm_.empty() && norm_ != "linf") {
+    apply_fraction("eps", eps_, threat.eps);
+  } else if (norm_.empty() || norm_ == "linf") {
+    apply_pixel_fraction("eps", eps_, threat.eps);
+  } else {
     moxie::throw_config(who, ": norm is '", norm_, "', expected linf or l2");
   }
   return threat;

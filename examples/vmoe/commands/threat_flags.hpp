@@ -15,7 +15,10 @@ namespace vmoe {
 /// @throws moxie::config_error naming the flag and the text
 void apply_fraction(const char* name, const std::string& text, double& value);
 
-/// Those of `--radii`, with commas between them; fractions are read.
+/// The same of a distance between pixels from 0 to 1 in the L-infinity norm: at most 1.
+void apply_pixel_fraction(const char* name, const std::string& text, double& value);
+
+/// Those of `--radii`, in that norm, with commas between them; fractions are read.
 /// @throws moxie::config_error naming the flag and the text
 std::vector<double> read_radii(const std::string& text);
 
