@@ -162,7 +162,11 @@ void check_robust(const Options& o) {
   if (o.robust_images > 0 && !o.dense && o.router == "soft" && o.group_images != 1)
     refuse("robust_images", o.robust_images,
            "0 where soft experts have slots for several images together (group_images)");
+  if ((is_adversarial(o) || o.robust_images > 0) && !(training_pgd(o).step > 0))
+    refuse("attack_step", "'" + o.attack_step + "'", "more than 0 where images are attacked");
   if (!is_adversarial(o)) return;
+  if (o.attack_steps < 1)
+    refuse("attack_steps", o.attack_steps, "at least 1 beside an objective that attacks");
   check_second_expert(o);
   if (o.loss != "softmax")
     refuse("loss", "'" + o.loss + "'", "softmax beside an objective that attacks");

@@ -69,6 +69,9 @@ TEST_CASE("certify refuses what makes no sense") {
         Containing("a radius is 0, expected finite numbers above 0"));
   CHECK(refused({"run", "--radii", "1/255,,2/255"}) ==
         Containing("--radii is '1/255,,2/255', expected numbers separated by commas"));
+  for (const std::string nothing : {"", ","})
+    CHECK(refused({"run", "--radii", nothing}) ==
+          Containing("--radii is '" + nothing + "', expected numbers separated by commas"));
   CHECK(refused({"run", "--radii", "1/x"}) == Containing("--radii is '1/x', expected a number"));
   CHECK(refused({"run", "--radii", "1/255,8"}) ==
         Containing("--radii is '8', expected at most 1, for pixels are from 0 to 1"));

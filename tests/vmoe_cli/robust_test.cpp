@@ -159,6 +159,17 @@ TEST_CASE("options of robust training that make no sense are refused") {
       "', expected at most 1, for pixels are from 0 to 1 (a fraction such as 8/255)";
   CHECK(said({"--eps", "8"}) == Containing("eps is '8" + most));
   CHECK(said({"--attack-step", "510/255"}) == Containing("attack_step is '510/255" + most));
+  for (const char* objective : {"adversarial", "trades", "rt_er", "jtdmoe"}) {
+    CHECK(said({"--objective", objective, "--attack-steps", "0"}) ==
+          Containing("attack_steps is 0, expected at least 1 beside an objective that attacks"));
+    CHECK(said({"--objective", objective, "--attack-step", "0/255"}) ==
+          Containing("attack_step is '0/255', expected more than 0 where images are attacked"));
+  }
+  CHECK(run(train(data, folder / "run") + Arguments{"--robust-images", "4", "--attack-step", "0"})
+            .err == Containing("attack_step is '0', expected more than 0"));
+  for (const char* list : {"--radii", "--alphas"})
+    CHECK(run({"dual", folder / "a", folder / "b", list, ""}).err ==
+          Containing(std::string("vmoe: ") + list + " is '', expected numbers"));
   for (const std::string flag : {"--eps", "--step-size", "--radii"}) {
     const Ending swept = run({"dual", folder / "a", folder / "b", flag, "8"});
     CHECK(swept.code == 2);

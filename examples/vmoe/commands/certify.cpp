@@ -21,9 +21,10 @@ class Certify final : public Command {
     const auto text = [](auto value) { return moxie::detail::message(value); };
     add_text(app, "checkpoint", checkpoint_, "PATH",
              "a checkpoint, or a run's folder for its newest");
-    add_text(app, "--radii", radii_, "LIST",
-             "L-infinity radii, of pixels from 0 to 1, separated by commas; fractions are read",
-             "0.5/255,1/255,2/255,4/255,8/255");
+    radii_flag_ =
+        add_text(app, "--radii", radii_, "LIST",
+                 "L-infinity radii, of pixels from 0 to 1, separated by commas; fractions are read",
+                 "0.5/255,1/255,2/255,4/255,8/255");
     add_text(
         app, "--n", images_, "N",
         "test images, drawn by the seed; 0: all; those of a mixture of whole networks (--model "
@@ -42,7 +43,7 @@ class Certify final : public Command {
     request.data = data_;
     apply_number("n", images_, request.images);
     apply_number("seed", seed_, request.seed);
-    if (!radii_.empty()) request.radii = read_radii(radii_);
+    if (radii_flag_->count() > 0) request.radii = read_radii(radii_);
     result_.check();
     const nlohmann::json figures = certify(request);
     result_.write(figures);
@@ -51,6 +52,7 @@ class Certify final : public Command {
   }
 
  private:
+  const CLI::Option* radii_flag_ = nullptr;  // an empty list is one, too
   std::string checkpoint_, radii_, images_, seed_, data_;
   ResultFile result_;
 };

@@ -24,18 +24,20 @@ class DualCommand final : public Command {
                    "a standard and a robust model (--model image_moe), or one of --objective "
                    "jtdmoe; checkpoints, or folders of runs for their newest")
         ->type_name("PATH [PATH]");
-    add_text(app, "--alphas", alphas_, "LIST", "weights of the robust model, separated by commas",
-             "0.5,0.6,0.7,0.8,0.9,1");
+    alphas_flag_ =
+        add_text(app, "--alphas", alphas_, "LIST",
+                 "weights of the robust model, separated by commas", "0.5,0.6,0.7,0.8,0.9,1");
     add_text(app, "--space", space_, "NAME",
              "what is mixed: logit, probability (mixed and attacked through its logarithm)",
              "a dual model's own, else logit");
     add_text(app, "--eps", eps_, "NUMBER", "largest change of a pixel in [0, 1]", "8/255");
     add_text(app, "--step-size", step_, "NUMBER", "of PGD", "2/255");
     add_text(app, "--steps", steps_, "N", "of PGD", text(defaults.attack.steps));
-    add_text(app, "--radii", radii_, "LIST",
-             "L-infinity radii, of pixels from 0 to 1, to certify at each alpha, separated by commas; "
-             "fractions are read",
-             "none");
+    radii_flag_ = add_text(
+        app, "--radii", radii_, "LIST",
+        "L-infinity radii, of pixels from 0 to 1, to certify at each alpha, separated by commas; "
+        "fractions are read",
+        "none");
     add_text(app, "--n", images_, "N", "test images, drawn by the seed; 0: all",
              text(defaults.images));
     add_text(app, "--seed", seed_, "N", "of images and attacks", text(defaults.seed));
@@ -73,8 +75,8 @@ class DualCommand final : public Command {
     r.standard = paths_[0];
     if (paths_.size() > 1) r.robust = paths_[1];
     r.data = data_;
-    if (!alphas_.empty()) r.alphas = read_alphas();
-    if (!radii_.empty()) r.radii = read_radii(radii_);
+    if (alphas_flag_->count() > 0) r.alphas = read_alphas();
+    if (radii_flag_->count() > 0) r.radii = read_radii(radii_);
     r.space = space_;
     apply_pixel_fraction("eps", eps_, r.attack.threat.eps);
     apply_pixel_fraction("step-size", step_, r.attack.step);
@@ -100,6 +102,8 @@ class DualCommand final : public Command {
     return all;
   }
 
+  // An empty list is one, too.
+  const CLI::Option *alphas_flag_ = nullptr, *radii_flag_ = nullptr;
   std::vector<std::string> paths_;
   std::string alphas_, radii_, space_, eps_, step_, steps_, images_, seed_, data_, csv_, out_;
   std::string alpha_;
