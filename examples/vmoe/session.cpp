@@ -6,6 +6,7 @@
 
 #include "moxie/core/error.hpp"
 #include "robust_options.hpp"
+#include "trained_model.hpp"
 
 namespace vmoe {
 namespace {
@@ -17,6 +18,8 @@ std::optional<RunWriter> open_directory(const TrainRequest& request) {
   if (request.resume) return RunWriter::resume(*request.resume);
   check(request.options);
   RunWriter::refuse_used(request.options.out);
+  for (const std::string& start : {request.options.warm_standard, request.options.warm_robust})
+    if (!start.empty()) (void)newest_checkpoint(start);  // before data are read and models made
   return std::nullopt;
 }
 

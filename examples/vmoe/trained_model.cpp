@@ -1,6 +1,7 @@
 #include "trained_model.hpp"
 
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "run_directory.hpp"
 
@@ -18,7 +19,11 @@ void repeat_grey(ImageSet& set) {
 }  // namespace
 
 std::filesystem::path newest_checkpoint(const std::filesystem::path& path) {
-  if (!std::filesystem::is_directory(path)) return path;
+  std::error_code error;  // what cannot be looked at is said when it is read
+  if (!std::filesystem::exists(path, error) && !error)
+    moxie::throw_io("vmoe: there is no '", path.string(),
+                    "', expected a run's folder or a checkpoint file");
+  if (!std::filesystem::is_directory(path, error)) return path;
   const RunDirectory run(path);
   const std::vector<std::uint64_t> steps = run.checkpoints();
   if (steps.empty()) moxie::throw_io("vmoe: '", path.string(), "' has no checkpoint yet");

@@ -7,7 +7,7 @@
 namespace vmoe {
 
 /// A checkpoint's own path, or the newest checkpoint of a run's folder.
-/// @throws moxie::io_error if the run has none
+/// @throws moxie::io_error if there is nothing of that path, or the run has none
 std::filesystem::path newest_checkpoint(const std::filesystem::path& path);
 
 /// Makes test images into those that a trained model takes: grey ones become colour where it looks at

@@ -41,6 +41,26 @@ TEST_CASE("missing and empty data are refused by path") {
          ": the file is empty, expected a directory or an archive");
 }
 
+TEST_CASE("a checkpoint that is nowhere is refused by what was expected") {
+  const TemporaryFolder folder;
+  const std::string nowhere = folder / "nowhere";
+  const auto check = [&](const Arguments& arguments) {
+    CAPTURE(arguments.front());
+    const Ending ending = run(arguments);
+    CHECK(ending.code == 1);
+    CHECK(ending.err == "error: vmoe: there is no '" + nowhere +
+                            "', expected a run's folder or a checkpoint file\n");
+  };
+  for (const char* command : {"eval", "attack", "certify", "stability"}) check({command, nowhere});
+  check({"dual", nowhere, folder / "other"});
+  check({"report", nowhere, folder / "other"});
+  check({"upcycle", nowhere, "--out", folder / "run"});
+  // Before data are read: there are none
+  for (const char* start : {"--warm-standard", "--warm-robust"})
+    check(train_mixture(folder / "data", folder / "run", "jtdmoe") + Arguments{start, nowhere});
+  CHECK_FALSE(std::filesystem::exists(folder / "run"));
+}
+
 TEST_CASE("damaged images and archives are refused by file") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");

@@ -211,7 +211,8 @@ TEST_CASE("a damaged checkpoint is refused by name") {
   fs::remove(file);
   const Ending missing = run({"eval", file});
   CHECK(missing.code == 1);
-  CHECK(missing.err == Containing("No such file or directory"));
+  CHECK(missing.err == Containing("vmoe: there is no '" + file.string() +
+                                  "', expected a run's folder or a checkpoint file"));
 }
 
 TEST_CASE("a run that trains can be evaluated but not trained by another process") {
