@@ -98,4 +98,12 @@ int run_command_line(const Commands& commands, const std::string& backend, int a
   refuse_no_command(app, commands);
 }
 
+std::string help_hint(const Commands& commands, int argc, char** argv) {
+  for (int i = 1; i < argc; ++i)
+    for (const auto& command : commands)
+      if (command->name() == argv[i])
+        return "vmoe " + command->name() + " --help lists what it takes";
+  return "vmoe --help lists the commands";
+}
+
 }  // namespace vmoe

@@ -74,6 +74,22 @@ TEST_CASE("arguments that mean nothing are refused with the nearest that mean so
         Containing("unknown argument '--treads' (did you mean '--threads'?)"));
 }
 
+TEST_CASE("a mistake of usage ends with the command whose help to ask for") {
+  const auto ends = [](const Arguments& arguments, const std::string& hint) {
+    const Ending ending = run(arguments);
+    CHECK(ending.code == 2);
+    CHECK(ending.err.ends_with("\n(" + hint + ")\n"));
+  };
+  for (const std::string command :
+       {"train", "eval", "stability", "report", "attack", "certify", "dual", "upcycle"}) {
+    ends({command, "--flagg", "1"}, "vmoe " + command + " --help lists what it takes");
+    ends({"--backend", "cpu", command, "--flagg"},
+         "vmoe " + command + " --help lists what it takes");
+  }
+  ends({}, "vmoe --help lists the commands");
+  ends({"tran", "--epochs", "1"}, "vmoe --help lists the commands");
+}
+
 TEST_CASE("a flag's value must be all of what the option expects") {
   const auto refused = [](const std::string& flag, const std::string& value) {
     const Ending ending = run({"train", "--data", "x", flag + "=" + value});
