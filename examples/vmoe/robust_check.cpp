@@ -118,7 +118,11 @@ nlohmann::json RobustCheck::run() {
     margins.add(b, moxie::ConstMatrix<Backend>(z), batch.y);
   }
   out.update(parts_.front()->figures());
-  for (Index c = 0; c < s_.classes(); ++c) out["margins"].push_back(json_number(margins.mean(c)));
+  for (Index c = 0; c < s_.classes(); ++c) {
+    const bool seen =
+        std::find(images_.labels.begin(), images_.labels.end(), c) != images_.labels.end();
+    out["margins"].push_back(seen ? json_number(margins.mean(c)) : nlohmann::json(nullptr));
+  }
   for (std::size_t i = 1; i < parts_.size(); ++i) out[parts_[i]->name] = parts_[i]->figures();
   return out;
 }

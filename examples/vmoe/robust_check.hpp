@@ -17,8 +17,8 @@ class RobustCheck {
   explicit RobustCheck(Session& session);
   ~RobustCheck();
 
-  /// {"images", "steps", "sa", "ra", "margins"}, percent of these images; of a dual model also
-  /// "standard" and "robust" with "sa" and "ra".
+  /// {"images", "steps", "sa", "ra", "margins"}, percent of these images; the margin of a class
+  /// without images is null. Of a dual model also "standard" and "robust" with "sa" and "ra".
   nlohmann::json run();
 
  private:
