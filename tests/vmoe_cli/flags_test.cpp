@@ -51,6 +51,12 @@ TEST_CASE("help lists every option with its default and goes to standard output"
                               "upcycle"})
     CHECK(all.out == Containing(command));
   CHECK(run({"eval", "--help"}).out == Containing("--threads N (0)"));
+  const std::string certify = run({"certify", "--help"}).out;
+  for (const char* flag : {"--radii LIST (", "--n N (", "--seed N (", "--data PATH", "--json FILE"})
+    CHECK(certify == Containing(flag));
+  // What there is to mix is listed alike
+  for (const char* command : {"train", "dual"})
+    CHECK(run({command, "--help"}).out == Containing("mixes: logit, log_probability"));
   CHECK(run({"--version"}).code == 0);
 }
 

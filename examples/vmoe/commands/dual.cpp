@@ -28,7 +28,7 @@ class DualCommand final : public Command {
         add_text(app, "--alphas", alphas_, "LIST",
                  "weights of the robust model, separated by commas", "0.5,0.6,0.7,0.8,0.9,1");
     add_text(app, "--space", space_, "NAME",
-             "what is mixed: logit, probability (mixed and attacked through its logarithm)",
+             "what it mixes: logit, log_probability; probability is another name for the latter",
              "a dual model's own, else logit");
     add_text(app, "--eps", eps_, "NUMBER", "largest change of a pixel in [0, 1]", "8/255");
     add_text(app, "--step-size", step_, "NUMBER", "of PGD", "2/255");
