@@ -365,7 +365,8 @@ TrainEnd train(const TrainRequest& request, json& result) {
               shape.width, shape.channels, session.data.classes.size(),
               session.data.format.c_str());
   std::printf("%s: %s, %td parameters, %.1f million active FLOPs an image, %s%d threads\n",
-              o.preset.c_str(), session.config()["model"]["kind"].get<std::string>().c_str(),
+              (o.model == "image_moe" ? o.model : o.preset).c_str(),
+              session.config()["model"]["kind"].get<std::string>().c_str(),
               session.model.parameters().size(), session.plan.active_flops / 1e6,
               backend_uses_pool ? "" : moxie::detail::message(backend_name, ", ").c_str(),
               session.pool.workers());

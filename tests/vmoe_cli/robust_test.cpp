@@ -318,12 +318,14 @@ TEST_CASE("images that are attacked while a model is trained do not compete for 
         doctest::Approx(json::parse(read_file(folder / "attack.json")).at("sa").get<double>()));
 }
 
-TEST_CASE("a class without images has no margin, and the report is written all the same") {
+TEST_CASE("a mixture of networks is called so, and a class without images has no margin") {
   const TemporaryFolder folder;
   const auto out = folder / "run";
   const Ending trained = run(train_mixture(write_images(folder / "data"), out, "supervised") +
                              Arguments{"--epochs", "1", "--robust-images", "1"});
   REQUIRE_MESSAGE(trained.code == 0, trained.err);
+  CHECK(trained.out == Containing("\nimage_moe: mixture of experts, "));
+  CHECK(read_file(out / "report.html") == Containing("<title>V-MoE run: image_moe</title>"));
   const json margins = metrics(out, "final").at(0).at("robust").at("margins");
   REQUIRE(margins.size() == 3);
   CHECK(std::count_if(margins.begin(), margins.end(), [](const json& m) { return m.is_null(); }) ==

@@ -70,6 +70,19 @@ TEST_CASE_FIXTURE(RunFixture, "text from the data cannot become markup") {
   CHECK(data()["routing"]["classes"] == fake::Json(run.classes));
 }
 
+TEST_CASE_FIXTURE(RunFixture,
+                  "a run is called by its preset, a mixture of whole networks by its model") {
+  CHECK(page().find("<title>V-MoE run: cifar10-small</title>") != std::string::npos);
+  fake::Json config = fake::config(run);
+  for (const std::string model : {"vit", "image_moe"}) {
+    const std::string name = model == "vit" ? "cifar10-small" : model;
+    config["options"] = {{"model", model}};
+    fake::write(path / "config.json", config.dump());
+    CHECK(page().find("<title>V-MoE run: " + name + "</title>") != std::string::npos);
+    CHECK(data()["name"] == name);
+  }
+}
+
 TEST_CASE_FIXTURE(RunFixture, "of repeated steps the later line wins") {
   auto lines = fake::metrics(run);
   fake::Json again = lines.front();

@@ -336,6 +336,17 @@ void write_atomically(const fs::path& path, const std::string& text) {
   }
 }
 
+/// The preset, which says nothing of a mixture of whole networks; null if the run keeps neither.
+Json name_of(const Json& config) {
+  const auto options = config.find("options");
+  if (options != config.end() && options->is_object()) {
+    const auto model = options->find("model");
+    if (model != options->end() && *model == "image_moe") return *model;
+  }
+  const auto preset = config.find("preset");
+  return preset != config.end() && preset->is_string() ? *preset : Json(nullptr);
+}
+
 }  // namespace
 
 void write_report(const fs::path& run_dir) {
@@ -348,10 +359,9 @@ void write_report(const fs::path& run_dir) {
   for (const auto& [step, record] : metrics.evals) data["evals"].push_back(record);
   data["routing"] = read_routing(run_dir / "routing.json");
 
+  data["name"] = name_of(data["config"]);
   std::string title = "V-MoE run";
-  const auto preset = data["config"].find("preset");
-  if (preset != data["config"].end() && preset->is_string())
-    title += ": " + preset->get<std::string>();
+  if (data["name"].is_string()) title += ": " + data["name"].get<std::string>();
 
   write_atomically(run_dir / "report.html", make_page({.title = title,
                                                        .main = run_html,
