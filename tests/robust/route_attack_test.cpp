@@ -4,6 +4,8 @@
 #include "moxie/capacity/fixed.hpp"
 #include "moxie/expert/feed_forward.hpp"
 #include "moxie/layer/moe_layer.hpp"
+#include "moxie/robust/auto_attack.hpp"
+#include "moxie/robust/layered_router_attack.hpp"
 #include "moxie/robust/metrics.hpp"
 #include "moxie/router/expert_choice.hpp"
 #include "moxie/router/top_k.hpp"
@@ -163,6 +165,78 @@ TEST_CASE_TEMPLATE("isolated RA-E counts the last image, as the other three do",
   Index on_the_way = 0;
   for (const auto s : any.standing.to_vector()) on_the_way += s;
   CHECK(on_the_way < isolated.robust);
+}
+
+TEST_CASE("labels that are no classes and images outside the box are refused by every entry") {
+  using B = moxie::CpuBackend<float>;
+  B backend;
+  const auto layer = image_mixture(backend, moxie::Dropless{});
+  const auto router = router_of(backend, layer);
+  const Pgd pgd{.threat = {.eps = 0.04}, .steps = 2};
+  AttackData<B> data(backend, images, width);
+  data.label_by(backend, layer);
+  moxie::RunAttack attack{moxie::LayerTarget{layer}, pgd, images};
+  moxie::RunAttack ensemble{
+      moxie::LayerTarget{layer},
+      moxie::AutoAttack{.height = 2, .width = 2, .channels = 3, .iterations = 2, .queries = 2},
+      images};
+  moxie::RunAttack unboxed{moxie::LayerTarget{layer}, moxie::vmoe_pgd(0.04, 2), images};
+  moxie::ExpertAttack on_experts(layer, pgd, images);
+  moxie::RouterAttack on_router(layer, moxie::LayerTarget{router}, pgd, images);
+  moxie::LayeredRouterAttack on_routers(layer, pgd, images);
+  const auto message = [](const auto& f) { return moxie::test::message_of<moxie::shape_error>(f); };
+  const auto all_say = [&](const std::string& what) {
+    const auto x_adv = data.adv();
+    const auto standing = data.standing.view();
+    CHECK(message([&] { moxie::evaluate_attack(attack, data.batch(), x_adv, standing); }) ==
+          "moxie::evaluate_attack: " + what);
+    CHECK(message([&] { moxie::evaluate_attack(ensemble, data.batch(), x_adv, standing); }) ==
+          "moxie::evaluate_attack: " + what);
+    CHECK(message([&] { attack(data.batch(), x_adv, standing); }) == "moxie::RunAttack: " + what);
+    for (const PartMode mode : {PartMode::isolated, PartMode::transfer}) {
+      CHECK(message([&] { on_experts(data.batch(), mode, x_adv, standing); }) ==
+            "moxie::ExpertAttack: " + what);
+      CHECK(message([&] { on_router(data.batch(), mode, x_adv, standing); }) ==
+            "moxie::RouterAttack: " + what);
+      CHECK(message([&] { on_routers(data.batch(), mode, x_adv, standing); }) ==
+            "moxie::LayeredRouterAttack: " + what);
+    }
+    // Nothing was written
+    CHECK(data.standing.to_vector() == std::vector<std::int32_t>(images, 1));
+    CHECK(data.x_adv.to_vector() == std::vector<float>(images * width, -7.0F));
+  };
+  const auto right = data.y.to_vector();
+  const auto inside = data.x.to_vector();
+  for (const std::int32_t label : {9, 4, -1}) {
+    auto y = right;
+    y[2] = label;
+    data.y.assign(y);
+    const std::string what =
+        "[2] is " + std::to_string(label) + ", expected 0 to 3 (the model's classes)";
+    all_say("batch.y" + what);
+    CHECK(message([&] { attack.find_correct(data.batch(), data.standing.view()); }) ==
+          "moxie::RunAttack::find_correct: y" + what);
+    CHECK(message([&] {
+            pgd.perturb(attack.target(), data.batch(), attack.state(), data.adv());
+          }) == "moxie::Pgd: batch.y" + what);
+    data.y.assign(right);
+    auto batch = data.batch();
+    const moxie::test::Buffer<std::int32_t, B> wanted(backend, y);
+    batch.target = wanted.view();
+    CHECK(message([&] { pgd.perturb(attack.target(), batch, attack.state(), data.adv()); }) ==
+          "moxie::Pgd: batch.target" + what);
+  }
+  for (const float pixel : {1.5F, -0.25F}) {
+    auto x = inside;
+    x[3 * width + 5] = pixel;
+    data.x.assign(x);
+    all_say(std::string("batch.x[3] has a pixel ") + (pixel > 0 ? "1.5" : "-0.25") +
+            ", expected 0 to 1 (the threat's box)");
+    CHECK(moxie::evaluate_attack(unboxed, data.batch(), data.adv(), data.standing.view()).images ==
+          images);
+    data.standing.assign(std::vector<std::int32_t>(images, 1));
+    data.x_adv.assign(std::vector<float>(images * width, -7.0F));
+  }
 }
 
 TEST_CASE("accuracies add up, margins are those of classes") {

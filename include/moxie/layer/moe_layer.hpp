@@ -37,19 +37,24 @@ namespace moxie {
 /// Thread safety: forward and backward are const; one tape belongs to one pass at a time.
 template <Backend B, class R, Capacity C, class X, class... A>
 class MoeLayer {
-  static_assert(Router<R, B>, "moxie::MoeLayer: the router must model moxie::Router (router/concept.hpp)");
-  static_assert(Expert<X, B>, "moxie::MoeLayer: the expert must model moxie::Expert (expert/concept.hpp)");
-  static_assert((Regularizer<A, B, RoutingOf<R, B>> && ...),
-                "moxie::MoeLayer: a regularizer must model moxie::Regularizer for this kind of routing "
-                "(regularizer/concept.hpp)");
+  static_assert(Router<R, B>,
+                "moxie::MoeLayer: the router must model moxie::Router (router/concept.hpp)");
+  static_assert(Expert<X, B>,
+                "moxie::MoeLayer: the expert must model moxie::Expert (expert/concept.hpp)");
+  static_assert(
+      (Regularizer<A, B, RoutingOf<R, B>> && ...),
+      "moxie::MoeLayer: a regularizer must model moxie::Regularizer for this kind of routing "
+      "(regularizer/concept.hpp)");
   using T = typename B::Scalar;
   using RoutingType = RoutingOf<R, B>;
   using DispatcherType = typename detail::DispatcherOf<R, RoutingType>::type;
   using GateType = typename detail::GateOf<R>::type;
-  static_assert(Dispatcher<DispatcherType, B, RoutingType>,
-                "moxie::MoeLayer: the dispatcher must model moxie::Dispatcher for the router's kind of "
-                "routing (dispatch/concept.hpp)");
-  static_assert(Gate<GateType, B>, "moxie::MoeLayer: the gate must model moxie::Gate (gate/concept.hpp)");
+  static_assert(
+      Dispatcher<DispatcherType, B, RoutingType>,
+      "moxie::MoeLayer: the dispatcher must model moxie::Dispatcher for the router's kind of "
+      "routing (dispatch/concept.hpp)");
+  static_assert(Gate<GateType, B>,
+                "moxie::MoeLayer: the gate must model moxie::Gate (gate/concept.hpp)");
 
  public:
   using BackendType = B;
@@ -141,9 +146,9 @@ class MoeLayer {
                    .group = group};
     s.capacity = soft ? slots_ : tokens > 0 ? slots(group, mode) : 0;
     s.assignments = router_.assignments(s);
-    if (constexpr Index most = std::numeric_limits<std::int32_t>::max(); s.assignments > most)
-      throw_shape("moxie::MoeLayer: ", tokens, " tokens are up to ", s.assignments, " assignments, expected at most ", most,
-                  ": they are numbered in 32 bits");
+    if (constexpr Index most = (std::numeric_limits<std::int32_t>::max)(); s.assignments > most)
+      throw_shape("moxie::MoeLayer: ", tokens, " tokens are up to ", s.assignments,
+                  " assignments, expected at most ", most, ": they are numbered in 32 bits");
     s.rows = rows_of(s);
     return s;
   }
@@ -159,7 +164,8 @@ class MoeLayer {
     t.ready = false;
     RoutingShape s = routing_shape(t.state.bound, Mode::train);
     // By capacity, not by rows: a dispatcher that pads to the capacity may need more for as many rows.
-    if (const RoutingShape eval = routing_shape(t.state.bound, Mode::eval); eval.capacity > s.capacity)
+    if (const RoutingShape eval = routing_shape(t.state.bound, Mode::eval);
+        eval.capacity > s.capacity)
       s = eval;
     B& b = backend();
     bind_routing(arena, s, t);
@@ -228,7 +234,8 @@ class MoeLayer {
   /// gradients of parameters += if both the tape and the pass wanted them. Once a forward.
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
     t.state.begin_backward("moxie::MoeLayer", dy, dx, input_width(), output_width());
-    t.state.end_backward();  // already: one that throws halfway has added some gradients, and must not be repeated
+    t.state
+        .end_backward();  // already: one that throws halfway has added some gradients, and must not be repeated
     const Gradients gradients = t.context.gradients;
     B& b = backend();
     RoutingType& r = t.routing;
@@ -237,9 +244,8 @@ class MoeLayer {
       t.anchor_gradient(b, t.anchor, ConstMatrix<B>(r.logits), d.logits);
 
     const Matrix<B> d_rows = t.d_rows.top(t.dispatched.rows);
-    const Rows<B> dy_rows =
-        dispatcher_.combine_backward(b, r, ConstMatrix<B>(t.rows.top(t.dispatched.rows)), dy, d,
-                                     t.dispatch);
+    const Rows<B> dy_rows = dispatcher_.combine_backward(
+        b, r, ConstMatrix<B>(t.rows.top(t.dispatched.rows)), dy, d, t.dispatch);
     if constexpr (!soft)
       if (t.frozen) b.fill(Vector<B>(d.weight.data, d.weight.size()), T(0));
     expert_.backward(b, parameters(), expert_state_, t.dispatched, dy_rows, d_rows, t.expert,
@@ -280,15 +286,17 @@ class MoeLayer {
     if (bad >= 0)
       throw_numeric("moxie::MoeLayer::forward: the gate's logits of token ",
                     t.context.first_token + bad / gate_shape().columns(), " (expert ",
-                    bad % gate_shape().columns() / slots_, ", MoE layer ", t.context.layer, ", step ", t.context.step,
-                    ") are NaN or infinite");
+                    bad % gate_shape().columns() / slots_, ", MoE layer ", t.context.layer,
+                    ", step ", t.context.step, ") are NaN or infinite");
   }
 
   /// @throws shape_error if the tape's last forward did not end, or there was none: it holds no routing then
   void visit_routing(Tape& t, RoutingVisitor<B>& visitor) const {
     if (!t.ready)
-      throw_shape("moxie::MoeLayer::visit_routing: there was no forward on this tape, or its last one ended with "
-                  "an error");
+      throw_shape(
+          "moxie::MoeLayer::visit_routing: there was no forward on this tape, or its last one "
+          "ended with "
+          "an error");
     if constexpr (soft) {
       visitor.soft(t.routing);
     } else {
@@ -306,12 +314,11 @@ class MoeLayer {
   /// Copies the last forward's routes into memory of the caller, entries as those of Routes: choice, weight: [T, K].
   /// Replayed in the same mode and with the same noise, they repeat the pass.
   /// @throws config_error where experts choose: a token then has no K choices
-  void record(const Tape& t, IntMatrix<B> choice, Matrix<B> weight) const
-    requires(!soft)
-  {
+  void record(const Tape& t, IntMatrix<B> choice, Matrix<B> weight) const requires(!soft) {
     if (t.routing.first)
-      throw_config("moxie::MoeLayer::record: with this router experts choose, tokens have no list of K "
-                   "choices that could be recorded");
+      throw_config(
+          "moxie::MoeLayer::record: with this router experts choose, tokens have no list of K "
+          "choices that could be recorded");
     const RoutingShape& s = t.context.shape;
     if (choice.rows != s.tokens || choice.cols != s.choices || weight.rows != s.tokens ||
         weight.cols != s.choices)
@@ -347,13 +354,15 @@ class MoeLayer {
     for (const Mode mode : {Mode::train, Mode::eval}) {
       const Index here = slots(shape_.group > 0 ? shape_.group : shape_.experts, mode);
       if (shape_.group == 0 && here != slots(2 * shape_.experts, mode))
-        throw_config("moxie::MoeLayer: the slots of a soft router depend on shape.group, which is 0: "
-                     "give it the tokens of one image, or a FixedCapacity");
+        throw_config(
+            "moxie::MoeLayer: the slots of a soft router depend on shape.group, which is 0: "
+            "give it the tokens of one image, or a FixedCapacity");
       known[mode == Mode::train ? 0 : 1] = here;
     }
     if (known[0] != known[1])
-      throw_config("moxie::MoeLayer: a soft router has ", known[0], " slots an expert in training and ",
-                   known[1], " in evaluation, expected the same: they are parameters");
+      throw_config("moxie::MoeLayer: a soft router has ", known[0],
+                   " slots an expert in training and ", known[1],
+                   " in evaluation, expected the same: they are parameters");
     return known[0];
   }
   GateShape gate_shape() const { return {shape_.width, shape_.experts, slots_}; }
@@ -363,7 +372,8 @@ class MoeLayer {
            t.context.mode == Mode::train;
   }
   Index rows_of(const RoutingShape& s) const {
-    const Index most = s.groups() * s.experts * (soft || s.capacity < s.group ? s.capacity : s.group);
+    const Index most =
+        s.groups() * s.experts * (soft || s.capacity < s.group ? s.capacity : s.group);
     return soft || s.assignments > most ? most : s.assignments;
   }
   void bind_routing(Arena<B>& arena, const RoutingShape& s, Tape& t) const {
@@ -388,7 +398,8 @@ class MoeLayer {
     return at < each.size() ? each[at] : P{};
   }
   /// Checks that a pass of shape `s` fits; with routes from outside the shape becomes theirs.
-  void check_pass(const Tape& t, const Pass<B>& pass, const Routes<B>& given, RoutingShape& s) const {
+  void check_pass(const Tape& t, const Pass<B>& pass, const Routes<B>& given,
+                  RoutingShape& s) const {
     if (pass.mask && pass.mask.size != s.tokens)
       throw_shape("moxie::MoeLayer::forward: pass.mask has ", pass.mask.size,
                   " entries, expected one for each of the ", s.tokens, " tokens");
@@ -399,16 +410,19 @@ class MoeLayer {
     if (given.empty()) {
       // Only a rule that gives a smaller pass more slots than the one the tape was made for can come here.
       if (s.rows > t.routing.bound_rows() || dispatcher_.rows(s) > t.rows.rows)
-        throw_shape("moxie::MoeLayer::forward: ", s.tokens, " tokens with a capacity of ", s.capacity,
-                    " may fill ", s.rows, " rows, the tape has room for ", t.routing.bound_rows());
+        throw_shape("moxie::MoeLayer::forward: ", s.tokens, " tokens with a capacity of ",
+                    s.capacity, " may fill ", s.rows, " rows, the tape has room for ",
+                    t.routing.bound_rows());
       return;
     }
     if (ragged())
-      throw_config("moxie::MoeLayer::forward: pass.routes: with this router experts choose tokens, so "
-                   "it cannot take choices of tokens from outside");
+      throw_config(
+          "moxie::MoeLayer::forward: pass.routes: with this router experts choose tokens, so "
+          "it cannot take choices of tokens from outside");
     if (soft || !detail::is_composed<B>(router_))
-      throw_config("moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, so it "
-                   "cannot take choices from outside");
+      throw_config(
+          "moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, so it "
+          "cannot take choices from outside");
     if (given.rank >= 0 && !detail::has_ranks<B>(router_))
       throw_config("moxie::MoeLayer::forward: pass.routes: rank is ", given.rank,
                    ", expected choices: this router selects by no scores, so its experts have no "

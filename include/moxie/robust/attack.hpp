@@ -5,6 +5,7 @@
 
 #include "moxie/core/memory.hpp"
 #include "moxie/ops/argmax.hpp"
+#include "moxie/robust/attack_data.hpp"
 #include "moxie/robust/target.hpp"
 
 /// An Attack looks for images that a target gets wrong, inside a Threat.
@@ -24,14 +25,15 @@
 ///    depends neither on threads nor on how the set is split into batches;
 ///  * `bind` only moves pointers; a `run` allocates nothing;
 ///  * a wrong shape is a shape_error, a wrong hyper-parameter a config_error, before anything is
-///    written.
+///    written. So is a label that is no class, where the backend's memory is the host's; on a
+///    device labels are not checked.
 namespace moxie {
 
 /// What is attacked, in the backend's memory.
 template <class B>
 struct AttackBatch {
   ConstMatrix<B> x;            ///< [images, D] clean, inside the box
-  ConstIntVector<B> y;         ///< [images] classes
+  ConstIntVector<B> y;         ///< [images] classes, 0 to the model's last
   ConstIntVector<B> target{};  ///< [images] classes that a targeted attack wants to see
   std::uint64_t seed = 0;
   Index first_image = 0;  ///< number of the first image in the whole set
@@ -139,6 +141,8 @@ void check_attack(const char* who, const M& target, const AttackBatch<B>& batch,
                 batch.x.cols, "]");
   if (standing != nullptr && standing->size != images)
     throw_shape(who, ": standing has ", standing->size, " entries, expected ", images);
+  check_labels<B>(who, "batch.y", batch.y, target.classes());
+  check_labels<B>(who, "batch.target", batch.target, target.classes());
 }
 
 template <Backend B>
@@ -176,10 +180,14 @@ class RunAttack {
   }
 
   /// See Attack::run.
+  /// @throws shape_error for labels that are no classes and, if the attack keeps to a box, for images
+  /// outside it; neither is checked on a device
   void operator()(const AttackBatch<B>& batch, Matrix<B> x_adv, IntVector<B> standing) {
+    detail::check_attack_data<B>("moxie::RunAttack", attack_, batch, target_.classes());
     attack_.run(target_, batch, state_, x_adv, standing);
   }
   /// standing[i] = 1 where the class of x[i] is y[i], else 0, also where a score is NaN.
+  /// @throws shape_error for a label that is no class; not checked on a device
   void find_correct(const AttackBatch<B>& batch, IntVector<B> standing) {
     find_correct(batch.x, batch.y, standing);
   }
@@ -189,6 +197,7 @@ class RunAttack {
       throw_shape("moxie::RunAttack::find_correct: x has ", x.rows, " rows, y ", y.size,
                   " and standing ", standing.size, " entries, expected as many, and at most ",
                   scores_.rows);
+    detail::check_labels<B>("moxie::RunAttack::find_correct", "y", y, target_.classes());
     B& b = target_.backend();
     points_.all(b, x.rows);
     target_.scores(x, points_.image(), scores_.top(x.rows));

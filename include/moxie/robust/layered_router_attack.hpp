@@ -25,7 +25,7 @@ class LayeredRouterAttack {
   /// x_adv: [images, D] what the routers are shown. Otherwise as ExpertAttack. Blocks.
   RobustCount operator()(const AttackBatch<B>& batch, PartMode mode, Matrix<B> x_adv,
                          IntVector<B> standing) {
-    RobustCount count = verdict_.begin(batch, standing);
+    RobustCount count = verdict_.begin("moxie::LayeredRouterAttack", batch, standing);
     routers_.target().record(batch.x);
     routers_.attack().perturb(routers_.target(), batch, routers_.state(), x_adv);
     verdict_.finish(batch, mode, ConstMatrix<B>(x_adv), standing, count);

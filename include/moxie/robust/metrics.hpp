@@ -46,14 +46,18 @@ Index count_standing(B& b, ConstIntVector<B> standing) {
 
 /// SA and RA of one batch: what the target of `attack` gets right, and still does. standing[i] = 1
 /// for those; x_adv has the rows that were found. Blocks.
+/// @throws shape_error for labels that are no classes and, if the attack keeps to a box, for images
+/// outside it; neither is checked on a device
 template <AttackTarget M, Attack<M> A, class B = typename M::BackendType>
 RobustCount evaluate_attack(RunAttack<M, A>& attack, const AttackBatch<B>& batch, Matrix<B> x_adv,
                             IntVector<B> standing) {
   B& b = attack.target().backend();
   RobustCount count{.images = batch.x.rows};
+  detail::check_attack_data<B>("moxie::evaluate_attack", attack.attack(), batch,
+                               attack.target().classes());
   attack.find_correct(batch, standing);
   count.clean = count_standing(b, ConstIntVector<B>(standing));
-  attack(batch, x_adv, standing);
+  attack.attack().run(attack.target(), batch, attack.state(), x_adv, standing);
   count.robust = count_standing(b, ConstIntVector<B>(standing));
   return count;
 }
@@ -94,15 +98,19 @@ class ExpertAttack {
 
   /// standing[i] = 1 for points right before and after; x_adv: [images, D] as `mode` leaves it:
   /// isolated the rows of points that fell, transfer all. Blocks.
+  /// @throws shape_error for labels that are no classes and, if `pgd` projects, for images outside
+  /// its box; neither is checked on a device
   RobustCount operator()(const AttackBatch<B>& batch, PartMode mode, Matrix<B> x_adv,
                          IntVector<B> standing) {
     B& b = whole_.target().backend();
     RobustCount count{.images = batch.x.rows};
+    detail::check_attack_data<B>("moxie::ExpertAttack", whole_.attack(), batch,
+                                 whole_.target().classes());
     whole_.find_correct(batch, standing);
     count.clean = count_standing(b, ConstIntVector<B>(standing));
     frozen_.target().record(batch.x);
     if (mode == PartMode::isolated) {
-      frozen_(batch, x_adv, standing);
+      frozen_.attack().run(frozen_.target(), batch, frozen_.state(), x_adv, standing);
     } else {
       frozen_.attack().perturb(frozen_.target(), batch, frozen_.state(), x_adv);
       const IntVector<B> right = right_.view().middle(0, batch.x.rows);
@@ -139,8 +147,9 @@ class RouteVerdict {
 
   B& backend() { return routes_.target().backend(); }
   /// standing: what the model gets right. Blocks.
-  RobustCount begin(const AttackBatch<B>& batch, IntVector<B> standing) {
+  RobustCount begin(const char* who, const AttackBatch<B>& batch, IntVector<B> standing) {
     RobustCount count{.images = batch.x.rows};
+    check_attack_data<B>(who, whole_.attack(), batch, whole_.target().classes());
     whole_.find_correct(batch, standing);
     count.clean = count_standing(backend(), ConstIntVector<B>(standing));
     return count;
@@ -201,7 +210,7 @@ class RouterAttack {
   /// x_adv: [images, D] what the router is shown. Otherwise as ExpertAttack. Blocks.
   RobustCount operator()(const AttackBatch<B>& batch, PartMode mode, Matrix<B> x_adv,
                          IntVector<B> standing) {
-    RobustCount count = verdict_.begin(batch, standing);
+    RobustCount count = verdict_.begin("moxie::RouterAttack", batch, standing);
     Z& router = router_.target();
     const Index n = batch.x.rows;
     points_of(n);

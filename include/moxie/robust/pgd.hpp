@@ -136,6 +136,7 @@ struct Pgd {
 
   /// The perturbed images that training uses: x_adv = the last iterate of every point, whether it
   /// fools the model or not. x_adv may not overlap batch.x.
+  /// @throws shape_error as `run`; whether images lie in the box is not looked at
   template <AttackTarget M, class B = typename M::BackendType>
   void perturb(M& target, const AttackBatch<B>& batch, State<M>& s, Matrix<B> x_adv) const {
     check_shapes(target, batch, s, x_adv, nullptr);
