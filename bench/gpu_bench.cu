@@ -61,8 +61,9 @@ void layer(benchmark::State& state, const Shape& shape, const Capacity& capacity
        [&] { stages.products(false); }, [&] { stages.products(true); }, [&] { dense.forward(); },
        [&] { stages.backward_products(padded); }, [&] { dense.backward(); }});
   for (auto _ : state) state.SetIterationTime(seconds[0]);
-  const char* names[] = {"forward", "forward_backward", "gate",  "route",    "maps",          "combine",
-                         "ragged",  "padded",           "dense", "backward", "dense_backward"};
+  const char* names[] = {"forward", "forward_backward", "gate",          "route",
+                         "maps",    "combine",          "ragged",        "padded",
+                         "dense",   "backward",         "dense_backward"};
   for (std::size_t i = 1; i < seconds.size(); ++i) state.counters[names[i]] = 1e3 * seconds[i];
   const double own = padded ? seconds[7] : seconds[6];
   state.counters["rate"] = seconds[8] / own;

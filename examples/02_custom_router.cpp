@@ -51,7 +51,9 @@ int main() {
   const NearlyAsGoodRouter router{.share = 0.7};
   const auto laws = moxie::testing::check_router_laws(cpu, router, {.cases = 200});
   std::printf("laws: %s\n", laws ? "kept" : laws.message.c_str());
-  const moxie::MoeLayer layer{cpu, {.width = 8, .experts = 4, .seed = 1}, router,
+  const moxie::MoeLayer layer{cpu,
+                              {.width = 8, .experts = 4, .seed = 1},
+                              router,
                               moxie::CapacityFactor{.factor = 1.25},
                               moxie::FeedForward<moxie::Gelu>{.hidden = 8},
                               moxie::SwitchBalance{.weight = 0.01}};

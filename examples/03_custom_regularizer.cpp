@@ -73,8 +73,12 @@ int main() {
   moxie::CpuBackend<double> cpu;
   const auto laws = moxie::testing::check_regularizer_laws(cpu, SmallLogits{}, {.cases = 100});
   std::printf("laws: %s\n", laws ? "kept" : laws.message.c_str());
-  const moxie::MoeLayer layer{cpu, {.width = 8, .experts = 4}, moxie::TopKRouter{.k = 2},
-                              moxie::Dropless{}, moxie::SwiGLU{.hidden = 8}, SmallLogits{}};
+  const moxie::MoeLayer layer{cpu,
+                              {.width = 8, .experts = 4},
+                              moxie::TopKRouter{.k = 2},
+                              moxie::Dropless{},
+                              moxie::SwiGLU{.hidden = 8},
+                              SmallLogits{}};
   const auto gradients = moxie::testing::check_gradients(layer, 12, {});
   std::printf("gradients: %s\n", gradients ? "right" : gradients.message.c_str());
 }

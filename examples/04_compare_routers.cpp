@@ -71,7 +71,6 @@ int main() {
   const Data data;
   std::printf("before training           experts of a token  dropped, %%  load CV   learns\n");
   const moxie::RouterRegistry<B> registry;  // a router of one's own would be added here
-  for (const std::string_view name : registry.names())
-    compare(cpu, std::string(name), data);
+  for (const std::string_view name : registry.names()) compare(cpu, std::string(name), data);
   compare(cpu, "soft", data);
 }

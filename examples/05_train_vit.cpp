@@ -26,8 +26,8 @@ struct Stripes {
       for (std::size_t p = 0; p < side * side; ++p) {
         const auto row = static_cast<double>(p / side), column = static_cast<double>(p % side);
         const double along = std::cos(angle) * column + std::sin(angle) * row;
-        x[i * side * side + p] = static_cast<float>(std::sin(pitch * along + phase) +
-                                                    0.5 * random.normal(i, 3 + p));
+        x[i * side * side + p] =
+            static_cast<float>(std::sin(pitch * along + phase) + 0.5 * random.normal(i, 3 + p));
       }
     }
   }
@@ -54,19 +54,29 @@ double accuracy(const moxie::Vit<B>& model, const Stripes& data) {
 
 int main() {
   B cpu;
-  const moxie::VitConfig config{.image_height = side, .image_width = side, .channels = 1,
-                                .width = 32, .blocks = 2, .heads = 2, .hidden = 64,
-                                .classes = kinds, .moe_blocks = {1}, .seed = 1};
-  const moxie::Vit<B> model{cpu, config, [&](const moxie::Scope<B>& scope, Index) {
-    return moxie::MoeLayer{scope,
-                           {.width = config.width, .experts = 4, .group = config.tokens()},
-                           moxie::WithNoise{moxie::GaussianNoise{}, moxie::TopKRouter{.k = 2}},
-                           moxie::CapacityFactor{.factor = 1.5},
-                           moxie::FeedForward<moxie::Gelu>{.hidden = config.hidden},
-                           moxie::Importance{}, moxie::NoisyLoad{}};
-  }};
-  moxie::train::Step step{model, moxie::Supervised{}, moxie::AdamW{}, model.parameters().range(),
-                          count, {.clip = moxie::ClipByGlobalNorm{.limit = 1}}};
+  const moxie::VitConfig config{.image_height = side,
+                                .image_width = side,
+                                .channels = 1,
+                                .width = 32,
+                                .blocks = 2,
+                                .heads = 2,
+                                .hidden = 64,
+                                .classes = kinds,
+                                .moe_blocks = {1},
+                                .seed = 1};
+  const moxie::Vit<B> model{
+      cpu, config, [&](const moxie::Scope<B>& scope, Index) {
+        return moxie::MoeLayer{scope,
+                               {.width = config.width, .experts = 4, .group = config.tokens()},
+                               moxie::WithNoise{moxie::GaussianNoise{}, moxie::TopKRouter{.k = 2}},
+                               moxie::CapacityFactor{.factor = 1.5},
+                               moxie::FeedForward<moxie::Gelu>{.hidden = config.hidden},
+                               moxie::Importance{},
+                               moxie::NoisyLoad{}};
+      }};
+  moxie::train::Step step{model,          moxie::Supervised{},
+                          moxie::AdamW{}, model.parameters().range(),
+                          count,          {.clip = moxie::ClipByGlobalNorm{.limit = 1}}};
   const moxie::CosineSchedule schedule{.peak = 3e-3, .end = 0, .warmup = 5, .total = 60};
   for (std::uint64_t t = 0; t < schedule.total; ++t)
     step(Stripes(t + 1).batch(), schedule(t), {.seed = 1, .step = t});

@@ -28,13 +28,13 @@ void append_view(std::vector<double>& x, Index image, const moxie::ImageView& vi
 /// Trains a layer to give each token its mean, and returns how many pairs it then routes apart.
 double routed_apart(double weight) {
   B cpu;
-  const moxie::MoeLayer layer{cpu,
-                              {.width = width, .experts = 4, .seed = 1},
-                              moxie::TopKRouter{.k = 1},
-                              moxie::CapacityFactor{.factor = 2},
-                              moxie::FeedForward<moxie::Gelu>{.hidden = 16},
-                              moxie::PairwiseConsistency{.weight = weight, .diagonal = 0.5,
-                                                         .off_diagonal = 5}};
+  const moxie::MoeLayer layer{
+      cpu,
+      {.width = width, .experts = 4, .seed = 1},
+      moxie::TopKRouter{.k = 1},
+      moxie::CapacityFactor{.factor = 2},
+      moxie::FeedForward<moxie::Gelu>{.hidden = 16},
+      moxie::PairwiseConsistency{.weight = weight, .diagonal = 0.5, .off_diagonal = 5}};
   std::vector<double> x;
   std::vector<std::int32_t> pairs;
   for (Index i = 0; i < images; ++i) {

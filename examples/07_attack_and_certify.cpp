@@ -1,8 +1,8 @@
 // How far an attack must go to turn a mixture's answers, and how far none can: radii in L-infinity.
 #include <cstdio>
-#include <moxie/moxie.hpp>
 #include <moxie/capacity/dropless.hpp>
 #include <moxie/expert/networks.hpp>
+#include <moxie/moxie.hpp>
 #include <moxie/nn/mlp.hpp>
 #include <moxie/optimizer/adam_w.hpp>
 #include <moxie/robust/certificate.hpp>
@@ -33,9 +33,11 @@ struct Kernel {  // a matrix of the model, in double
 
 int main() {
   B cpu;
-  const moxie::MoeLayer model{cpu, {.width = inputs, .experts = parts, .seed = 1},
+  const moxie::MoeLayer model{cpu,
+                              {.width = inputs, .experts = parts, .seed = 1},
                               moxie::TopKRouter{.k = 1, .renormalize = true},  // weight 1
-                              moxie::Dropless{}, moxie::Networks{MakeExpert{}, kinds}};
+                              moxie::Dropless{},
+                              moxie::Networks{MakeExpert{}, kinds}};
   const moxie::Parameters<B>& p = model.parameters();
   std::vector<float> x, labels(number * kinds), found(number * inputs), scores(number * kinds);
   std::vector<std::int32_t> y(number), standing(number);
@@ -61,7 +63,8 @@ int main() {
   std::vector<double> bound;  // of the scores of each expert
   for (const std::string e : {"0/", "1/"})
     bound.push_back(moxie::mlp_linf_bound(Kernel(p, e + "Dense_0/kernel").view,
-                                          Kernel(p, e + "Dense_1/kernel").view).value);
+                                          Kernel(p, e + "Dense_1/kernel").view)
+                        .value);
   auto tape = model.make_tape(number);
   model.forward(images, {scores.data(), number, kinds}, tape, {.mode = moxie::Mode::eval});
   double one = 1, hard = 0, least = 1;
@@ -69,8 +72,10 @@ int main() {
     const std::vector<double> own(&scores[i * kinds], &scores[i * kinds] + kinds);
     const float* logit = tape->routing.logits.row(static_cast<moxie::Index>(i));
     const moxie::Certificate c = moxie::within_route(
-        moxie::certify_mixture(own, y[i], {.gate = {&one, 1}, .gate_lip = {&hard, 1},
-                                           .expert_lip = {&bound[logit[1] > logit[0]], 1, 1}}),
+        moxie::certify_mixture(own, y[i],
+                               {.gate = {&one, 1},
+                                .gate_lip = {&hard, 1},
+                                .expert_lip = {&bound[logit[1] > logit[0]], 1, 1}}),
         moxie::route_radius(std::vector<double>(logit, logit + parts), router.view, 1));
     least = c.radius < least ? c.radius : least;
   }

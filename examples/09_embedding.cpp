@@ -6,7 +6,8 @@
 #include <vector>
 
 // ---- what was there: samples in padded rows, a linear read-out, plain gradient descent ----
-constexpr std::size_t samples = 128, width = 16, pitch = 20;  // each row has four numbers of another's
+constexpr std::size_t samples = 128, width = 16,
+                      pitch = 20;  // each row has four numbers of another's
 
 void descend(float* values, const float* gradients, std::size_t count, float rate) {
   for (std::size_t i = 0; i < count; ++i) values[i] -= rate * gradients[i];
@@ -16,7 +17,8 @@ int main() {
   std::vector<float> data(samples * pitch), wanted(samples);
   for (std::size_t i = 0; i < data.size(); ++i)
     data[i] = std::sin(0.37F * static_cast<float>(i * (i % 7 + 1)));
-  for (std::size_t s = 0; s < samples; ++s)  // what is wanted depends on which of two kinds a sample is
+  for (std::size_t s = 0; s < samples;
+       ++s)  // what is wanted depends on which of two kinds a sample is
     wanted[s] = data[s * pitch] > 0 ? data[s * pitch + 1] : -data[s * pitch + 2];
   std::vector<float> weights(width, 0.1F), d_weights(width);
 
@@ -68,7 +70,7 @@ int main() {
   }
   std::printf("parameters of the layer: %td\n", layer.parameters().size());
   std::printf("the error fell to less than a tenth: %s\n", loss < first / 10 ? "yes" : "no");
-  std::printf("the padding is untouched: %s\n",
-              data[width] == std::sin(0.37F * static_cast<float>(width * (width % 7 + 1))) ? "yes"
-                                                                                          : "no");
+  std::printf(
+      "the padding is untouched: %s\n",
+      data[width] == std::sin(0.37F * static_cast<float>(width * (width % 7 + 1))) ? "yes" : "no");
 }

@@ -42,7 +42,8 @@ int main() {
     if (step == 0) first = last;
     layer.backward({dy.data(), tokens, width}, {}, tape);  // no gradient of x is wanted
     adam.update(parameters, parameters.range(), state, 1e-2);
-    parameters.after_step();  // moves what is not trained by gradients: the bias of loss-free balancing
+    parameters
+        .after_step();  // moves what is not trained by gradients: the bias of loss-free balancing
 
     telemetry.begin_pass();  // each pass begins with the first layer again
     layer.visit_routing(tape, telemetry);

@@ -1,9 +1,9 @@
 // Robust training of mixtures whose experts are whole classifiers: RT-ER inside JTDMoE.
 #include <cstdint>
 #include <cstdio>
-#include <moxie/moxie.hpp>
 #include <moxie/capacity/dropless.hpp>
 #include <moxie/expert/networks.hpp>
+#include <moxie/moxie.hpp>
 #include <moxie/nn/mlp.hpp>
 #include <moxie/optimizer/adam_w.hpp>
 #include <moxie/robust/metrics.hpp>
@@ -50,8 +50,7 @@ struct Data {
 int main() {
   B cpu;
   Data data;
-  const moxie::Batch<B> batch{{data.x.data(), count, inputs},
-                              {data.labels.data(), count, kinds}};
+  const moxie::Batch<B> batch{{data.x.data(), count, inputs}, {data.labels.data(), count, kinds}};
   const moxie::Pgd pgd{.threat = {.eps = 0.15}, .step = 0.04, .steps = 7};
   const auto test = [&](const char* name, const auto& model) {
     moxie::RunAttack attack{moxie::LayerTarget{model}, pgd, count};

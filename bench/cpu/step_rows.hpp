@@ -43,10 +43,12 @@ inline void bf16_row(CpuRun& run) {
     LayerWithMemory wide_layer = make_moe_layer(on.backend, s);
     LayerWithMemory narrow_layer = make_moe_layer(narrow, s);
     for (LayerWithMemory* layer : {&wide_layer, &narrow_layer})
-      layer->tape = moxie::OwnedTape<moxie::AnyLayer<B>>(layer->layer, s.tokens, moxie::Gradients::none);
+      layer->tape =
+          moxie::OwnedTape<moxie::AnyLayer<B>>(layer->layer, s.tokens, moxie::Gradients::none);
     const std::string name = "bf16/" + axes_of(s) + "/weights:";
-    const auto times = run.measure(run.rounds(), {forward_of(name + "float", on, wide_layer, s.flops()),
-                                                  forward_of(name + "bf16", on, narrow_layer, s.flops())});
+    const auto times =
+        run.measure(run.rounds(), {forward_of(name + "float", on, wide_layer, s.flops()),
+                                   forward_of(name + "bf16", on, narrow_layer, s.flops())});
     run.report.add(Bar{.what = "bf16 expert weights against fp32, forward, T 4096",
                        .threads = threads,
                        .limit = 1.5,
@@ -68,15 +70,15 @@ inline void scratch_row(CpuRun& run) {
                                               .workers = threads},
                                              gradients);
       const std::size_t bytes = moxie::tape_bytes(layer.layer, s.tokens, gradients);
-      run.report.add(Bar{
-          .what = std::string("peak scratch of a layer against the documented formula, ") +
-                  (gradients == moxie::Gradients::all ? "all gradients" : "no gradients"),
-          .threads = threads,
-          .direction = Direction::at_most,
-          .limit = 1,
-          .ratio = static_cast<double>(bytes) / static_cast<double>(formula.total()),
-          .note = std::to_string(bytes).append(
-              " bytes, the whole tape; formula: docs/performance.md")});
+      run.report.add(
+          Bar{.what = std::string("peak scratch of a layer against the documented formula, ") +
+                      (gradients == moxie::Gradients::all ? "all gradients" : "no gradients"),
+              .threads = threads,
+              .direction = Direction::at_most,
+              .limit = 1,
+              .ratio = static_cast<double>(bytes) / static_cast<double>(formula.total()),
+              .note = std::to_string(bytes).append(
+                  " bytes, the whole tape; formula: docs/performance.md")});
     }
   }
 }

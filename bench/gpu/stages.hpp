@@ -33,8 +33,8 @@ using Padded = moxie::WithDispatcher<moxie::PaddedDispatcher, moxie::TopKRouter>
 enum class Factors { fp32, tf32, bf16 };
 inline moxie::CudaOptions options_of(Factors factors) {
   return {.tf32 = factors == Factors::tf32,
-          .bf16_experts = factors == Factors::bf16 ? moxie::Bf16Experts::always
-                                                   : moxie::Bf16Experts::never};
+          .bf16_experts =
+              factors == Factors::bf16 ? moxie::Bf16Experts::always : moxie::Bf16Experts::never};
 }
 
 struct Sizes {
@@ -192,9 +192,13 @@ class Stages {
     backward_memory_ = bound(moxie::Gradients::all, bind(of_backward_));
   }
 
-  void gate() { b_.gemm(Op::none, Op::none, 1, x_.view().top(s_.tokens), gate_.view(), 0, r_.logits); }
+  void gate() {
+    b_.gemm(Op::none, Op::none, 1, x_.view().top(s_.tokens), gate_.view(), 0, r_.logits);
+  }
   void route() { moxie::TopKRouter{.k = s_.choices}.route(b_, context_, r_); }
-  void maps() { moxie::assign_slots(b_, context_, moxie::Dropless{}, r_.shape.capacity, maps_, r_); }
+  void maps() {
+    moxie::assign_slots(b_, context_, moxie::Dropless{}, r_.shape.capacity, maps_, r_);
+  }
   /// The two products of the experts, nothing else, over ragged rows or as strided products of `each` rows an expert.
   void products(bool padded) {
     product(w1_, of_forward_, rows(x_, padded, true), Op::none, h_);

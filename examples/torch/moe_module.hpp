@@ -55,8 +55,7 @@ class MoeFunction : public torch::autograd::Function<MoeFunction<L>> {
     moxie::Parameters<B>& p = pending.layer->parameters();
     p.zero_gradients();  // torch adds passes up
     pending.layer->backward(read(dy), write(dx), pending.tape);
-    const torch::Tensor dw =
-        torch::from_blob(p.gradients().data, {p.size()}, dy.options()).clone();
+    const torch::Tensor dw = torch::from_blob(p.gradients().data, {p.size()}, dy.options()).clone();
     return {dx, dw, torch::Tensor(), torch::Tensor()};
   }
 };
@@ -64,8 +63,9 @@ class MoeFunction : public torch::autograd::Function<MoeFunction<L>> {
 /// What the randomness of a module's passes is drawn by, beside the number of the pass. Modules of one model have
 /// one seed and each a number of its own, or their noise is the same.
 struct MoeModuleOptions {
-  std::uint64_t seed = 0;      ///< of all randomness in its passes (Pass::seed)
-  moxie::Index moe_layer = 0;  ///< of its first MoE layer among those of the model (Pass::moe_layer)
+  std::uint64_t seed = 0;  ///< of all randomness in its passes (Pass::seed)
+  /// of its first MoE layer among those of the model (Pass::moe_layer)
+  moxie::Index moe_layer = 0;
 };
 
 /// Any layer of moxie on a backend of host memory, [rows, D] to [rows, O]. Its losses on the routing
@@ -90,7 +90,8 @@ class MoeModule : public torch::nn::Module {
                 "MoeModule: the weights lie elsewhere now: a layer cannot change device or type");
     TORCH_CHECK(x.dim() == 2, "MoeModule: x has the axes ", x.sizes(),
                 ", expected [rows, D]: fold those in front, x.flatten(0, -2)");
-    if (weights_._version() != version_) {  // an optimizer wrote: copies that the layer made are stale
+    if (weights_._version() !=
+        version_) {  // an optimizer wrote: copies that the layer made are stale
       static_cast<void>(layer_.parameters().edit());
       version_ = weights_._version();
     }

@@ -94,7 +94,8 @@ class Run {
   explicit Run(const AttackRequest& request)
       : request_(checked(request)),
         checkpoint_(read_checkpoints(attack_command, {request.checkpoint}).front()),
-        sample_(draw_sample(attack_command, {checkpoint_}, request.data, request.images, request.seed)),
+        sample_(
+            draw_sample(attack_command, {checkpoint_}, request.data, request.images, request.seed)),
         options_(in_groups_of_one(checkpoint_.info.options)),
         plan_(plan_model(options_, checkpoint_.info.image,
                          static_cast<Index>(checkpoint_.info.classes.size()))),
@@ -139,8 +140,8 @@ class Run {
                                     .y = {y_.data(), n},
                                     .seed = request_.seed,
                                     .first_image = done_};
-        const moxie::RobustCount count = attacker_->run(
-            batch, {x_adv_.data(), n, pixels_.input_width()}, {standing_.data(), n});
+        const moxie::RobustCount count =
+            attacker_->run(batch, {x_adv_.data(), n, pixels_.input_width()}, {standing_.data(), n});
         Index before = count.clean;
         const std::vector<Attacker::Member> ran = attacker_->members();
         members.resize(ran.size());
@@ -177,9 +178,9 @@ class Run {
                 {"seconds", watch_.seconds()}};
     for (const auto& [name, count] : members)
       out["members"].push_back({{"name", name}, {"broke", count}});
-    json shown = pictures.page(out, sample_.classes, routed() ? plan_.vit.moe_blocks
-                                                              : std::vector<Index>{},
-                               options_.experts);
+    json shown =
+        pictures.page(out, sample_.classes, routed() ? plan_.vit.moe_blocks : std::vector<Index>{},
+                      options_.experts);
     return {.interrupted = false, .figures = std::move(out), .pictures = std::move(shown)};
   }
 
@@ -189,7 +190,8 @@ class Run {
     moxie::detail::check_threat(attack_command, r.attack.threat);
     if (r.pictures < 0)
       moxie::throw_config(attack_command, ": pictures is ", r.pictures, ", expected at least 0");
-    if (r.batch < 1) moxie::throw_config(attack_command, ": batch is ", r.batch, ", expected at least 1");
+    if (r.batch < 1)
+      moxie::throw_config(attack_command, ": batch is ", r.batch, ", expected at least 1");
     return r;
   }
   bool routed() const { return model_.moe_layers() > 0; }
@@ -261,8 +263,7 @@ class Run {
     const moxie::Pgd pgd = part_attack(request_.attack);
     return {
         {"defined", true},
-        {"definition",
-         request_.definition == moxie::PartMode::isolated ? "isolated" : "transfer"},
+        {"definition", request_.definition == moxie::PartMode::isolated ? "isolated" : "transfer"},
         {"attack", {{"name", "pgd"}, {"steps", pgd.steps}, {"step", pgd.step}}},
         {"router_loss",
          router_loss() == moxie::RouterLoss::preference ? "preference" : "divergence"},
@@ -319,7 +320,7 @@ class Run {
   moxie::RobustCount total_;
   Index done_ = 0;
   Index at_work_ = 0;  // images of the batch that is attacked
-  Index passes_ = 0;  // of one image
+  Index passes_ = 0;   // of one image
   Stopwatch watch_;
 };
 

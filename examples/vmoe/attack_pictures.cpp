@@ -32,20 +32,20 @@ void AttackPictures::add(const Point& p) {
     square += moved(v) * moved(v);
   }
   const double scale = largest > 0 ? 0.5 / largest : 0;
-  images_.push_back({{"number", p.number},
-                     {"label", p.label},
-                     {"height", image_.height},
-                     {"width", image_.width},
-                     {"channels", image_.channels},
-                     {"linf", largest},
-                     {"l2", std::sqrt(square)},
-                     {"scale", scale},
-                     {"clean", pixels(n, [&](Index v) { return static_cast<double>(p.clean[v]); })},
-                     {"change", pixels(n, [&](Index v) { return 0.5 + scale * moved(v); })},
-                     {"attacked",
-                      pixels(n, [&](Index v) { return static_cast<double>(p.attacked[v]); })},
-                     {"before", side(p, p.clean_scores, p.before)},
-                     {"after", side(p, p.attacked_scores, p.after)}});
+  images_.push_back(
+      {{"number", p.number},
+       {"label", p.label},
+       {"height", image_.height},
+       {"width", image_.width},
+       {"channels", image_.channels},
+       {"linf", largest},
+       {"l2", std::sqrt(square)},
+       {"scale", scale},
+       {"clean", pixels(n, [&](Index v) { return static_cast<double>(p.clean[v]); })},
+       {"change", pixels(n, [&](Index v) { return 0.5 + scale * moved(v); })},
+       {"attacked", pixels(n, [&](Index v) { return static_cast<double>(p.attacked[v]); })},
+       {"before", side(p, p.clean_scores, p.before)},
+       {"after", side(p, p.attacked_scores, p.after)}});
 }
 
 /// {"prediction", "probability", "routes"}: routes[layer][patch] = experts, -1 for a dropped one.
@@ -74,12 +74,9 @@ nlohmann::json AttackPictures::side(const Point& p, const float* scores,
 nlohmann::json AttackPictures::page(const nlohmann::json& figures,
                                     const std::vector<std::string>& classes,
                                     const std::vector<Index>& blocks, Index experts) const {
-  return {{"figures", figures},
-          {"classes", classes},
-          {"blocks", blocks},
-          {"experts", experts},
-          {"patch", vit_.patch},
-          {"grid", {vit_.grid().down, vit_.grid().across}},
+  return {{"figures", figures},  {"classes", classes},
+          {"blocks", blocks},    {"experts", experts},
+          {"patch", vit_.patch}, {"grid", {vit_.grid().down, vit_.grid().across}},
           {"images", images_}};
 }
 

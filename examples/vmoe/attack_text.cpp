@@ -26,9 +26,8 @@ std::string attack_text(const nlohmann::json& f) {
   line(out, "SA %.2f %%   RA %.2f %%", number(f.at("sa")), number(f.at("ra")));
   const nlohmann::json& parts = f.at("parts");
   if (parts.at("defined") == true) {
-    line(out, "   RA-E %.2f %%   RA-R %.2f %%  (%s, PGD of %lld steps)\n",
-         number(parts.at("ra_e")), number(parts.at("ra_r")),
-         text(parts.at("definition")).c_str(),
+    line(out, "   RA-E %.2f %%   RA-R %.2f %%  (%s, PGD of %lld steps)\n", number(parts.at("ra_e")),
+         number(parts.at("ra_r")), text(parts.at("definition")).c_str(),
          parts.at("attack").at("steps").get<long long>());
   } else {
     out.append("   no RA-E, RA-R: ").append(text(parts.at("reason"))).append("\n");

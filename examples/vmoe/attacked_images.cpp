@@ -27,11 +27,10 @@ std::vector<float> attacked_images(const Subject& subject, const Sample& sample,
     clean.send(count * values);
     labels.send(count);
     attack.attack().perturb(attack.target(),
-                            moxie::AttackBatch<Backend>{
-                                .x = {clean.data(), count, values},
-                                .y = {labels.data(), count},
-                                .seed = seed,
-                                .first_image = first},
+                            moxie::AttackBatch<Backend>{.x = {clean.data(), count, values},
+                                                        .y = {labels.data(), count},
+                                                        .seed = seed,
+                                                        .first_image = first},
                             attack.state(), {shaken.data(), count, values});
     shaken.receive(count * values);
     std::copy_n(shaken.host.begin(), count * values, out.begin() + first * values);

@@ -57,10 +57,7 @@ class Held final : public Attacker {
 };
 
 moxie::Apgd apgd(const AttackChoice& c, moxie::AttackLoss loss) {
-  return {.threat = c.threat,
-          .loss = loss,
-          .iterations = c.steps,
-          .restarts = c.restarts};
+  return {.threat = c.threat, .loss = loss, .iterations = c.steps, .restarts = c.restarts};
 }
 
 }  // namespace
@@ -88,8 +85,7 @@ std::unique_ptr<Attacker> make_attacker(const PixelModel& model, const AttackCho
   if (c.name == "apgd_ce") return held(apgd(c, AttackLoss::cross_entropy));
   if (c.name == "apgd_dlr") return held(apgd(c, AttackLoss::dlr));
   if (c.name == "apgd_t") return held(apgd(c, AttackLoss::targeted_dlr));
-  if (c.name == "fab_t")
-    return held(moxie::FabTargeted{.threat = c.threat, .iterations = c.steps});
+  if (c.name == "fab_t") return held(moxie::FabTargeted{.threat = c.threat, .iterations = c.steps});
   if (c.name == "square")
     return held(moxie::Square{.threat = c.threat,
                               .height = image.height,

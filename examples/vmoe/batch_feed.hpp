@@ -63,8 +63,8 @@ class BatchFeed {
   Batches::Epoch epoch_;
   std::vector<moxie::ImageView> views_;
   std::vector<std::unique_ptr<Slot>> slots_;
-  std::size_t turn_ = 0;        // slot of the next batch
-  std::future<void> filled_;    // of the batch that was started
+  std::size_t turn_ = 0;       // slot of the next batch
+  std::future<void> filled_;   // of the batch that was started
   std::uint64_t started_ = 0;  // its number
 };
 

@@ -44,10 +44,8 @@ json bounds_json(const std::vector<double>& of_experts) {
 /// Bounds of a MoE layer's gate and experts, from the layer's own input.
 json layer_bounds(const Model& model, const Options& o, Index block) {
   const std::string prefix = "Encoder/encoderblock_" + std::to_string(block) + "/Moe/";
-  json out = {{"block", block},
-              {"gate", nullptr},
-              {"experts_linf", nullptr},
-              {"experts_l2", nullptr}};
+  json out = {
+      {"block", block}, {"gate", nullptr}, {"experts_linf", nullptr}, {"experts_l2", nullptr}};
   const std::vector<KernelValues> gate = kernels_of(model, prefix + "Router/kernel");
   if (gate.size() == 1 && o.gate == "linear")
     out["gate"] = {{"linf", moxie::linf_bound(gate.front().view()).value},

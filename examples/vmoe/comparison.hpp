@@ -18,7 +18,7 @@ struct ComparisonRequest {
   moxie::Index threads = 0;
 };
 
-inline constexpr std::size_t most_compared = 8;       ///< models that a page can tell apart
+inline constexpr std::size_t most_compared = 8;     ///< models that a page can tell apart
 inline constexpr moxie::Index most_pictured = 500;  ///< images of a page
 
 /// What the page of `comparison_page` shows: the images with their directions of noise; for every

@@ -42,8 +42,7 @@ Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualReque
     moxie::throw_config(dual_command, ": '", checkpoints[0].file.string(),
                         "' is one model, expected a dual model or the path of a robust one beside");
   for (const Checkpoint& c : checkpoints)
-    if (c.info.options.model != "image_moe" ||
-        (checkpoints.size() > 1 && is_dual(c.info.options)))
+    if (c.info.options.model != "image_moe" || (checkpoints.size() > 1 && is_dual(c.info.options)))
       moxie::throw_config(dual_command, ": '", c.file.string(),
                           "' is no mixture of whole networks (--model image_moe)");
   options.dual_space = space_of(request.space, options);
@@ -51,8 +50,9 @@ Options dual_options(const std::vector<Checkpoint>& checkpoints, const DualReque
   if (!request.radii.empty()) options.tf32 = false;
   if (checkpoints.size() > 1) {
     if (checkpoints[0].info.normalization != checkpoints[1].info.normalization)
-      moxie::throw_config(dual_command, ": the two models normalise images differently, expected models "
-                               "that were trained on the same images");
+      moxie::throw_config(dual_command,
+                          ": the two models normalise images differently, expected models "
+                          "that were trained on the same images");
     require_same_network(dual_command, options,
                          moxie::detail::message("'", checkpoints[1].file.string(), "'"),
                          checkpoints[0].info.options, checkpoints[0].file);
@@ -120,7 +120,7 @@ nlohmann::json sweep_dual(const DualRequest& request) {
   };
   PixelDual dual(pixels(parts.standard()), pixels(parts.robust()), parts.options());
   moxie::AlphaSweep<PixelDual, moxie::Pgd> sweep(dual, request.attack, request.alphas,
-                                                   images_at_a_time);
+                                                 images_at_a_time);
   const ImageSet& images = sample.images;
   const std::vector<double> zeros(to_size(images.shape.channels), 0), ones(zeros.size(), 1);
   const Batches batches(images, classes, {zeros, ones}, {.batch_size = images_at_a_time},

@@ -36,10 +36,14 @@ nlohmann::json evaluate(const std::filesystem::path& checkpoint, const std::stri
     evaluator.run(data.test, info.normalization, e, &recorded);
     moxie::save_routes(routes, recorded);
   }
-  return {{"checkpoint", file.string()},       {"data", options.data},
-          {"images", data.test.count},         {"step", info.step},
-          {"loss", json_number(e.loss)},       {"accuracy", e.accuracy},
-          {"dropped", dropped_share(e.layers)}, {"layers", layer_figures(e.layers, plan.vit.moe_blocks)}};
+  return {{"checkpoint", file.string()},
+          {"data", options.data},
+          {"images", data.test.count},
+          {"step", info.step},
+          {"loss", json_number(e.loss)},
+          {"accuracy", e.accuracy},
+          {"dropped", dropped_share(e.layers)},
+          {"layers", layer_figures(e.layers, plan.vit.moe_blocks)}};
 }
 
 }  // namespace vmoe

@@ -14,9 +14,9 @@
 namespace vmoe {
 namespace {
 
-using nlohmann::json;
 using moxie::Certificate;
 using moxie::MixtureConstants;
+using nlohmann::json;
 
 class ReadLogits final : public moxie::RoutingVisitor<Backend> {
  public:
@@ -113,8 +113,8 @@ ImageRadii radii_of_dual(const ExpertView& standard, const ExpertView& robust, I
   if (best_of(mixed) != label) return {};
   ImageRadii out;
   // A weight of 0 leaves a part without influence, wherever its routes go
-  const double pair_route = std::fmin(dual.alpha < 1 ? s.route : r.route,
-                                      dual.alpha > 0 ? r.route : s.route);
+  const double pair_route =
+      std::fmin(dual.alpha < 1 ? s.route : r.route, dual.alpha > 0 ? r.route : s.route);
   const Certificate pair =
       moxie::certify_dual_pair(mixed, label, dual.alpha, s.constants(), r.constants());
   out.sound = out.pair = moxie::within_route(pair, pair_route);
@@ -216,8 +216,8 @@ void ImageCertificates::add(const Model& part, const std::string& at, const Chec
     for (Index i = 0; i < n; ++i) {
       const float* score = z.host.data() + i * classes;
       const float* logit = read.logits.data() + i * experts;
-      views.push_back(view_of(bounds, o.renormalize,
-                              {score, score + classes}, {logit, logit + experts}));
+      views.push_back(
+          view_of(bounds, o.renormalize, {score, score + classes}, {logit, logit + experts}));
       labels_.push_back(y[to_size(i)]);
     }
   }

@@ -50,7 +50,7 @@ class ImageCertificates {
            const ModelPlan& plan, const ImageSet& images);
 
   std::vector<std::string> reasons_;
-  std::vector<MixtureBounds> bounds_;          // of each part
+  std::vector<MixtureBounds> bounds_;           // of each part
   std::vector<std::vector<ExpertView>> views_;  // of each part and image
   std::vector<Index> labels_;
 };

@@ -70,8 +70,9 @@ ModelPlan plan_image_moe(const Options& o, const ImageShape& image, Index classe
     moxie::throw_config("vmoe: model is 'image_moe', but the images are ", image.height, "x",
                         image.width, ", expected square ones");
   if (o.dense || o.residual || o.shared_hidden > 0)
-    moxie::throw_config("vmoe: model is 'image_moe', whose experts are whole networks; expected "
-                        "none of dense, residual and shared_hidden");
+    moxie::throw_config(
+        "vmoe: model is 'image_moe', whose experts are whole networks; expected "
+        "none of dense, residual and shared_hidden");
   Options expert = o;
   expert.model = "vit";
   expert.moe = "none";

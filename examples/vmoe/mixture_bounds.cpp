@@ -69,10 +69,8 @@ MixtureBounds mixture_bounds(const Model& model, const std::string& at, const Ch
 }
 
 nlohmann::json to_json(const MixtureBounds& bounds, Index block) {
-  nlohmann::json out = {{"block", block},
-                        {"gate", nullptr},
-                        {"experts_linf", nullptr},
-                        {"experts_l2", nullptr}};
+  nlohmann::json out = {
+      {"block", block}, {"gate", nullptr}, {"experts_linf", nullptr}, {"experts_l2", nullptr}};
   if (!bounds.router.empty())
     out["gate"] = {{"linf", bounds.logits},
                    {"l2", moxie::spectral_bound(bounds.router.view()).value},

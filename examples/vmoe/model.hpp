@@ -18,10 +18,10 @@ using Model = moxie::AnyLayer<Backend>;
 /// What the options make of a model for images of this shape: a vision transformer, or a mixture of
 /// whole networks (image_moe.hpp).
 struct ModelPlan {
-  moxie::VitConfig vit;    ///< moe_blocks: those with experts, or with the dense twin's perceptrons
-  moxie::VitConfig expert{};  ///< of a mixture of whole transformers
+  moxie::VitConfig vit;  ///< moe_blocks: those with experts, or with the dense twin's perceptrons
+  moxie::VitConfig expert{};                        ///< of a mixture of whole transformers
   std::optional<moxie::ResidualConfig> residual{};  ///< of a mixture of residual networks
-  Index dense_hidden = 0;  ///< hidden width of the perceptron there in the dense twin
+  Index dense_hidden = 0;   ///< hidden width of the perceptron there in the dense twin
   double active_flops = 0;  ///< of a forward pass over one image, 2 per multiply-add
 };
 

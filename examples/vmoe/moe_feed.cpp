@@ -128,7 +128,8 @@ moxie::MoeConfig moe_config(const Options& o, const moxie::VitConfig& vit) {
   c.residual = o.residual;
   c.regularizers = losses_of(o.losses);
   if (o.importance > 0)
-    c.regularizers.push_back({.name = std::string(moxie::Importance::name), .weight = o.importance});
+    c.regularizers.push_back(
+        {.name = std::string(moxie::Importance::name), .weight = o.importance});
   if (o.load > 0)
     c.regularizers.push_back({.name = std::string(moxie::NoisyLoad::name), .weight = o.load});
   if (o.prc > 0) c.regularizers.push_back(consistency_of(o, vit));

@@ -16,8 +16,8 @@ struct TrainObjective {
   template <moxie::Layer M>
   struct State {
     using B = typename M::BackendType;
-    std::variant<moxie::Supervised::State<M>, moxie::Adversarial::State<M>,
-                 moxie::Trades::State<M>, moxie::RtEr::State<M>>
+    std::variant<moxie::Supervised::State<M>, moxie::Adversarial::State<M>, moxie::Trades::State<M>,
+                 moxie::RtEr::State<M>>
         held;
 
     /// Scores [images, classes] of the pass that the cross-entropy is of: over perturbed images in

@@ -186,7 +186,8 @@ void visit_options(O& o, const F& f) {
   f("experts", "iterations", o.iterations, "of Sinkhorn and sparse routers");
   f("experts", "plan_at_eval", o.plan_at_eval,
     "of Sinkhorn: a plan in evaluation, too; false for image_moe, whose plans are over a batch");
-  f("experts", "fill_zero", o.fill_zero, "of sparse_expert_choice: fill slots the plan leaves empty");
+  f("experts", "fill_zero", o.fill_zero,
+    "of sparse_expert_choice: fill slots the plan leaves empty");
   f("experts", "expert_groups", o.expert_groups,
     "sigmoid_token_choice divides the experts into so many groups");
   f("experts", "top_groups", o.top_groups,
@@ -196,22 +197,26 @@ void visit_options(O& o, const F& f) {
   f("experts", "gate", o.gate, "linear, cosine");
   f("experts", "jitter", o.jitter, "the gate's input times U(1 - jitter, 1 + jitter) in training");
   f("experts", "capacity", o.capacity,
-    "rule of the slots: ceil, round, floor, vmoe, deepspeed, megatron, megablocks, tutel, dropless");
+    "rule of the slots: ceil, round, floor, vmoe, deepspeed, megatron, megablocks, tutel, "
+    "dropless");
   f("experts", "capacity_factor", o.capacity_factor,
-    "slots of an expert in training, relative to balance; where experts choose or slots are soft the "
+    "slots of an expert in training, relative to balance; where experts choose or slots are soft "
+    "the "
     "default is k");
   f("experts", "slots", o.slots,
     "slots of an expert, instead of --capacity-factor; 0: by the capacity's rule");
   f("experts", "eval_capacity_factor", o.eval_capacity_factor,
     "the same in evaluation; 0: nothing is dropped; where experts choose, as in training");
-  f("experts", "capacity_multiple", o.capacity_multiple, "round capacity up to a multiple; default 1 for soft");
+  f("experts", "capacity_multiple", o.capacity_multiple,
+    "round capacity up to a multiple; default 1 for soft");
   f("experts", "priority", o.priority,
     "who gets the slots: first (lower token), bpr (larger gate), sum (of the gates), random");
   f("experts", "eval_priority", o.eval_priority,
     "who gets them in evaluation; default: as in training");
   f("experts", "overflow", o.overflow, "tokens without a slot: drop, next_choice, identity");
   f("experts", "group_images", o.group_images,
-    "images whose tokens share one capacity; divides the batch; default 1 where experts choose or slots "
+    "images whose tokens share one capacity; divides the batch; default 1 where experts choose or "
+    "slots "
     "are soft");
   f("experts", "importance", o.importance,
     "weight of the importance loss; default 0 but for softmax_token_choice");

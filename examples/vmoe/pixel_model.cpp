@@ -18,8 +18,8 @@ struct NormalizePixels {
 
   MOXIE_HD MOXIE_INLINE void operator()(Index r, Index v) const {
     const Index c = v % channels;
-    const auto input = static_cast<float>(
-        (static_cast<double>(pixels(r, v)) - scaling.mean[c]) / scaling.std_dev[c]);
+    const auto input = static_cast<float>((static_cast<double>(pixels(r, v)) - scaling.mean[c]) /
+                                          scaling.std_dev[c]);
     for (Index copy = 0; copy < copies; ++copy) inputs(r, v * copies + copy) = input;
   }
 };
@@ -67,8 +67,8 @@ void PixelModel::forward(ConstView x, View y, Tape& t, const moxie::Pass<Backend
   if (watch_) watch_(x.rows);
   t.state.begin_forward_of_parts("vmoe::PixelModel", x, y, input_width(), output_width(), pass);
   const View inputs = t.inputs.top(x.rows);
-  parameters().backend().for_each(
-      x.rows, input_width(), NormalizePixels{scaling_, image_.channels, copies_, x, inputs});
+  parameters().backend().for_each(x.rows, input_width(),
+                                  NormalizePixels{scaling_, image_.channels, copies_, x, inputs});
   model_->forward(ConstView(inputs), y, t.model, pass);
   t.state.end_forward();
 }

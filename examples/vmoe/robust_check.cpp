@@ -92,8 +92,8 @@ nlohmann::json RobustCheck::run() {
   if (alone_) moxie::train::warm_start(s_.model.parameters(), alone_->parameters(), "");
   const ImageShape& shape = images_.shape;
   const std::vector<double> zeros(to_size(shape.channels), 0), ones(zeros.size(), 1);
-  const Batches batches(images_, s_.classes(), {zeros, ones},
-                        {.batch_size = s_.options.batch}, Batches::Use::evaluate);
+  const Batches batches(images_, s_.classes(), {zeros, ones}, {.batch_size = s_.options.batch},
+                        Batches::Use::evaluate);
   const Batches::Epoch epoch = batches.epoch(0);
   const Index room = s_.options.batch;
   Backend& b = s_.backend;

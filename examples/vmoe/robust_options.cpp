@@ -31,13 +31,15 @@ T named(const char* option, const std::string& name,
 void check_image_router(const Options& o) {
   if (o.router == "softmax_token_choice" || o.router == "sigmoid_token_choice") return;
   if (o.router != "sinkhorn_token_choice")
-    moxie::throw_config("vmoe: router is '", o.router,
-                        "', expected one of: softmax_token_choice, sinkhorn_token_choice, "
-                        "sigmoid_token_choice beside model 'image_moe': by the others the result for "
-                        "an image depends on the images beside it, in evaluation, too");
+    moxie::throw_config(
+        "vmoe: router is '", o.router,
+        "', expected one of: softmax_token_choice, sinkhorn_token_choice, "
+        "sigmoid_token_choice beside model 'image_moe': by the others the result for "
+        "an image depends on the images beside it, in evaluation, too");
   if (o.plan_at_eval)
-    moxie::throw_config("vmoe: plan_at_eval is true, expected false beside model 'image_moe': by a plan "
-                        "over the batch the result for an image depends on the images beside it");
+    moxie::throw_config(
+        "vmoe: plan_at_eval is true, expected false beside model 'image_moe': by a plan "
+        "over the batch the result for an image depends on the images beside it");
 }
 
 /// The divergence of RT-ER is of the expert that comes second, which no pass could find.
@@ -129,9 +131,9 @@ moxie::train::JointOptions joint_options_of(const Options& o) {
   using enum moxie::train::JointOptions::Upper;
   constexpr std::pair<std::string_view, moxie::train::JointOptions::Upper> uppers[] = {
       {"both", both}, {"standard", standard}};
-  return {.upper = named("upper_params", o.upper_params, uppers),
-          .step = {.clip = o.clip > 0 ? std::optional(moxie::ClipByGlobalNorm{o.clip})
-                                      : std::nullopt}};
+  return {
+      .upper = named("upper_params", o.upper_params, uppers),
+      .step = {.clip = o.clip > 0 ? std::optional(moxie::ClipByGlobalNorm{o.clip}) : std::nullopt}};
 }
 
 void check_robust(const Options& o) {

@@ -15,9 +15,11 @@ double active_experts(const Options& o) {
 }
 
 Index twin_hidden(const Options& o, Index expert_hidden) {
-  const double products = o.expert == "mlp" ? 2 : 3;  // a gated expert has one more of the same size
+  const double products =
+      o.expert == "mlp" ? 2 : 3;  // a gated expert has one more of the same size
   const Index beside = o.shared_hidden + (o.residual ? expert_hidden : 0);
-  return std::lround(active_experts(o) * static_cast<double>(expert_hidden) * products / 2) + beside;
+  return std::lround(active_experts(o) * static_cast<double>(expert_hidden) * products / 2) +
+         beside;
 }
 
 void take_router_defaults(Options& o, const OptionNames& given) {

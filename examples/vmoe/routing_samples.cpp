@@ -101,9 +101,8 @@ json sample_routing(Evaluator& evaluator, const ModelPlan& plan, const Options& 
   const moxie::VitConfig& vit = plan.vit;
   json out = {{"patch", vit.patch},         {"grid", {vit.grid().down, vit.grid().across}},
               {"experts", options.experts}, {"k", options.k},
-              {"router", options.router},
-              {"classes", data.classes},    {"layers", json::array()},
-              {"images", json::array()}};
+              {"router", options.router},   {"classes", data.classes},
+              {"layers", json::array()},    {"images", json::array()}};
   for (const Index block : vit.moe_blocks) out["layers"].push_back({{"block", block}});
   const Index wanted = std::min({options.report_images, options.batch, data.test.count});
   if (wanted < 1) return out;

@@ -136,8 +136,7 @@ json measure_pgd(Subject& subject, const Sample& sample, const Answer& clean,
                  const StabilityRequest& request) {
   const moxie::Pgd pgd{
       .threat = {.eps = request.pgd}, .step = request.pgd / 4, .steps = request.pgd_steps};
-  const Answer own =
-      subject.answer(attacked_images(subject, sample, pgd, request.sweep.seed));
+  const Answer own = subject.answer(attacked_images(subject, sample, pgd, request.sweep.seed));
   json out = figures_of(own, clean, sample.images);
   double robust = 0;
   for (std::size_t i = 0; i < own.prediction.size(); ++i) {

@@ -150,8 +150,7 @@ void Subject::write_inputs(const F& pixel, float* inputs) const {
 
 Answer Subject::answer(const moxie::NoiseSweep& sweep, Index level) {
   const ImageSet& images = sample_.images;
-  const std::vector<float> table =
-      normalization_table(info_.normalization, images.shape.channels);
+  const std::vector<float> table = normalization_table(info_.normalization, images.shape.channels);
   return answer([&](Index i, float* out) {
     const std::uint8_t* pixels = images.image(i);
     if (level == 0) return render(pixels, images.shape, {}, table, vit().channels, out);

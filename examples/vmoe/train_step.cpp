@@ -11,9 +11,7 @@
 namespace vmoe {
 namespace {
 
-moxie::train::StepOptions step_options(const Options& o) {
-  return joint_options_of(o).step;
-}
+moxie::train::StepOptions step_options(const Options& o) { return joint_options_of(o).step; }
 
 template <class S>
 void require_finite_moments(const moxie::Parameters<Backend>& parameters, const S& state) {
@@ -158,8 +156,7 @@ class JointStep final : public TrainStep {
     moxie::load_checkpoint(file, alone.parameters());
     moxie::train::warm_start(alone.parameters(), s_.model.parameters(), scope);
   }
-  using Joint =
-      moxie::train::JointDualStep<Pixels, TrainObjective, moxie::Supervised, Optimizer>;
+  using Joint = moxie::train::JointDualStep<Pixels, TrainObjective, moxie::Supervised, Optimizer>;
 
   Session& s_;
   Pixels dual_;

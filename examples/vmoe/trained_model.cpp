@@ -47,9 +47,9 @@ void fit_test_images(const char* who, const CheckpointInfo& info, Dataset& data)
 void require_same_network(const char* who, const Options& own, const std::string& of_own,
                           const Options& other, const std::filesystem::path& file) {
   constexpr const char* without_trace[] = {
-      "k",          "router",       "gate",          "renormalize", "combine",
-      "epsilon",    "iterations",   "plan_at_eval",  "fill_zero",   "expert_groups",
-      "top_groups", "pooling",      "positions",     "resnet_stem_stride"};
+      "k",          "router",     "gate",         "renormalize",       "combine",
+      "epsilon",    "iterations", "plan_at_eval", "fill_zero",         "expert_groups",
+      "top_groups", "pooling",    "positions",    "resnet_stem_stride"};
   const nlohmann::json ours = to_json(own), theirs = to_json(other);
   for (const char* name : without_trace)
     if (ours[name] != theirs[name])

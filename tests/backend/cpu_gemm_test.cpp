@@ -61,11 +61,11 @@ TEST_CASE_TEMPLATE("gemm equals the double loop at every level, for every edge o
     const CpuBackend<T> cpu({.level = level});
     for (const Op op_a : ops) {
       for (const Op op_b : ops) {
-        for (const Shape s : {Shape{0, 3, 2}, Shape{3, 0, 2}, Shape{3, 2, 0}, Shape{1, 1, 1},
-                              Shape{2, 3, 5}, Shape{5, 7, 3}, Shape{6, 16, 8}, Shape{7, 17, 9},
-                              Shape{8, 31, 16}, Shape{9, 33, 31}, Shape{13, 48, 33}, Shape{24, 64, 64},
-                              Shape{25, 65, 7}, Shape{17, 79, 20}, Shape{31, 96, 10},
-                              Shape{12, 113, 40}, Shape{11, 145, 24}, Shape{3, 210, 130}}) {
+        for (const Shape s :
+             {Shape{0, 3, 2}, Shape{3, 0, 2}, Shape{3, 2, 0}, Shape{1, 1, 1}, Shape{2, 3, 5},
+              Shape{5, 7, 3}, Shape{6, 16, 8}, Shape{7, 17, 9}, Shape{8, 31, 16}, Shape{9, 33, 31},
+              Shape{13, 48, 33}, Shape{24, 64, 64}, Shape{25, 65, 7}, Shape{17, 79, 20},
+              Shape{31, 96, 10}, Shape{12, 113, 40}, Shape{11, 145, 24}, Shape{3, 210, 130}}) {
           check_gemm<T>(cpu, s, op_a, op_b, T(1), T(0), 0);
           check_gemm<T>(cpu, s, op_a, op_b, T(0.5), T(-0.75), 3);
           check_gemm<T>(cpu, s, op_a, op_b, T(1), T(1), 1);
@@ -108,7 +108,8 @@ TEST_CASE_TEMPLATE("gemm by Eigen agrees with gemm by the tile product", T, floa
       eigen.gemm(op_a, op_b, T(2), a.view(), b.view(), T(1), y.view());
       for (Index i = 0; i < 300; ++i) {
         for (Index j = 0; j < 50; ++j) {
-          REQUIRE(std::abs(static_cast<double>(x(i, j) - y(i, j))) <= moxie::test::sum_error<T>(80));
+          REQUIRE(std::abs(static_cast<double>(x(i, j) - y(i, j))) <=
+                  moxie::test::sum_error<T>(80));
         }
       }
     }
@@ -179,8 +180,11 @@ TEST_CASE_TEMPLATE("batched_gemm multiplies each head of each image", T, float, 
           Dense<T> p(images * heads * tokens, tokens, 0, 3);
           Dense<T> o(images * tokens, heads * width, 1, 4);
           const auto head = [&](Dense<T>& m) { return heads_of(m.view(), tokens, width, heads); };
-          const moxie::BatchView<T> scores{{p.view().data, tokens, tokens}, images,
-                                           heads * tokens * tokens, heads, tokens * tokens};
+          const moxie::BatchView<T> scores{{p.view().data, tokens, tokens},
+                                           images,
+                                           heads * tokens * tokens,
+                                           heads,
+                                           tokens * tokens};
           const auto check = [&](Op op_a, Op op_b, moxie::BatchView<T> a, moxie::BatchView<T> b,
                                  T beta, moxie::BatchView<T> c, Dense<T>& result) {
             const Dense<T> before = result;
@@ -191,8 +195,8 @@ TEST_CASE_TEMPLATE("batched_gemm multiplies each head of each image", T, float, 
               for (Index h = 0; h < heads; ++h) {
                 MatrixView<const T> old = c(i, h);
                 old.data = before.view().data + (c(i, h).data - result.view().data) + shift;
-                const double error = moxie::test::product_error<T>(op_a, op_b, T(0.5), a(i, h), b(i, h),
-                                                                   beta, old, c(i, h));
+                const double error = moxie::test::product_error<T>(op_a, op_b, T(0.5), a(i, h),
+                                                                   b(i, h), beta, old, c(i, h));
                 worst = error > worst ? error : worst;
               }
             }
@@ -213,13 +217,13 @@ TEST_CASE("products refuse shapes that do not agree") {
   Dense<float> a(4, 3, 0, 1);
   Dense<float> b(3, 5, 0, 2);
   Dense<float> c(4, 6, 0, 3);
-  CHECK_THROWS_WITH_AS(
-      cpu.gemm(Op::none, Op::none, 1, a.view(), b.view(), 0, c.view()),
-      "moxie::CpuBackend::gemm: op(a) is [4 x 3], op(b) is [3 x 5], c is [4 x 6]",
-      moxie::shape_error);
-  CHECK_THROWS_WITH_AS(cpu.batched_gemm(Op::none, Op::none, 1, {a.view(), 2, 0}, {b.view(), 2, 0}, 0,
-                                        {c.view().columns(0, 5), 3, 0}),
-                       "moxie::CpuBackend::batched_gemm: a, b, c have 2, 2, 3 images of 1, 1, 1 heads, "
-                       "expected the same",
+  CHECK_THROWS_WITH_AS(cpu.gemm(Op::none, Op::none, 1, a.view(), b.view(), 0, c.view()),
+                       "moxie::CpuBackend::gemm: op(a) is [4 x 3], op(b) is [3 x 5], c is [4 x 6]",
                        moxie::shape_error);
+  CHECK_THROWS_WITH_AS(
+      cpu.batched_gemm(Op::none, Op::none, 1, {a.view(), 2, 0}, {b.view(), 2, 0}, 0,
+                       {c.view().columns(0, 5), 3, 0}),
+      "moxie::CpuBackend::batched_gemm: a, b, c have 2, 2, 3 images of 1, 1, 1 heads, "
+      "expected the same",
+      moxie::shape_error);
 }

@@ -32,7 +32,8 @@ struct Ragged {
     for (Index r = 0; gather && r < count; ++r) {
       index.push_back(static_cast<std::int32_t>((r * 7 + 3) % tokens));
     }
-    for (Index r = 0; scaled && r < count; ++r) scale.push_back(static_cast<T>(0.25 * static_cast<double>(r % 5)));
+    for (Index r = 0; scaled && r < count; ++r)
+      scale.push_back(static_cast<T>(0.25 * static_cast<double>(r % 5)));
   }
   Index experts() const { return static_cast<Index>(offset.size()) - 1; }
   moxie::Rows<CpuBackend<T>> rows() const {
@@ -45,8 +46,12 @@ struct Ragged {
 };
 
 const std::vector<Offsets>& all_offsets() {
-  static const std::vector<Offsets> offsets{{0, 0}, {0, 1}, {0, 5, 5, 9, 40}, {3, 3, 20, 21, 21, 37},
-                                            {0, 0, 0, 64, 64}, {10, 300, 301, 420}};
+  static const std::vector<Offsets> offsets{{0, 0},
+                                            {0, 1},
+                                            {0, 5, 5, 9, 40},
+                                            {3, 3, 20, 21, 21, 37},
+                                            {0, 0, 0, 64, 64},
+                                            {10, 300, 301, 420}};
   return offsets;
 }
 
@@ -118,7 +123,8 @@ void check_weights(const CpuBackend<T>& cpu, const Offsets& offsets, Index heigh
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("grouped_gemm gathers, scales and multiplies each expert's rows", T, float, double) {
+TEST_CASE_TEMPLATE("grouped_gemm gathers, scales and multiplies each expert's rows", T, float,
+                   double) {
   moxie::ThreadPool pool(2);
   for (const moxie::Level level : moxie::test::levels()) {
     const CpuBackend<T> one({.level = level});
@@ -134,8 +140,8 @@ TEST_CASE_TEMPLATE("grouped_gemm gathers, scales and multiplies each expert's ro
   }
 }
 
-TEST_CASE_TEMPLATE("grouped_gemm_weights adds each expert's rows, and leaves an empty expert alone", T,
-                   float, double) {
+TEST_CASE_TEMPLATE("grouped_gemm_weights adds each expert's rows, and leaves an empty expert alone",
+                   T, float, double) {
   moxie::ThreadPool pool(2);
   for (const moxie::Level level : moxie::test::levels()) {
     const CpuBackend<T> one({.level = level});
@@ -159,7 +165,8 @@ TEST_CASE_TEMPLATE("grouped products by Eigen agree with the double loop", T, fl
   }
 }
 
-TEST_CASE_TEMPLATE("grouped products give the same bits for any number of threads", T, float, double) {
+TEST_CASE_TEMPLATE("grouped products give the same bits for any number of threads", T, float,
+                   double) {
   const Offsets offsets{0, 100, 100, 417, 420, 700};
   const Ragged<T> in(offsets, 200, 90, true, true, 1);
   const Ragged<T> gradient(offsets, 700, 110, false, true, 2);
@@ -205,15 +212,18 @@ TEST_CASE("grouped products refuse shapes that do not agree") {
   Dense<float> w(6, 5, 0, 2);
   Dense<float> small(3, 5, 0, 3);
   Dense<float> narrow(4, 4, 0, 3);
-  CHECK_THROWS_WITH_AS(cpu.grouped_gemm(in.rows(), Op::none, w.view(), small.view()),
-                       "moxie::CpuBackend::grouped_gemm: out has 3 rows, expected 4 (the last offset)",
-                       moxie::shape_error);
-  CHECK_THROWS_WITH_AS(cpu.grouped_gemm(in.rows(), Op::none, w.view(), narrow.view()),
-                       "moxie::CpuBackend::grouped_gemm: rows are 3 wide, out 4, and w is [6 x 5] for 2 "
-                       "experts, op none",
-                       moxie::shape_error);
-  CHECK_THROWS_WITH_AS(cpu.grouped_gemm_weights(in.rows(), in.rows(), w.view()),
-                       "moxie::CpuBackend::grouped_gemm_weights: rows are 3 wide for 2 experts, dy 3 wide "
-                       "for 2, and dw is [6 x 5]",
-                       moxie::shape_error);
+  CHECK_THROWS_WITH_AS(
+      cpu.grouped_gemm(in.rows(), Op::none, w.view(), small.view()),
+      "moxie::CpuBackend::grouped_gemm: out has 3 rows, expected 4 (the last offset)",
+      moxie::shape_error);
+  CHECK_THROWS_WITH_AS(
+      cpu.grouped_gemm(in.rows(), Op::none, w.view(), narrow.view()),
+      "moxie::CpuBackend::grouped_gemm: rows are 3 wide, out 4, and w is [6 x 5] for 2 "
+      "experts, op none",
+      moxie::shape_error);
+  CHECK_THROWS_WITH_AS(
+      cpu.grouped_gemm_weights(in.rows(), in.rows(), w.view()),
+      "moxie::CpuBackend::grouped_gemm_weights: rows are 3 wide for 2 experts, dy 3 wide "
+      "for 2, and dw is [6 x 5]",
+      moxie::shape_error);
 }

@@ -43,7 +43,8 @@ TEST_CASE("as_view follows Map, Ref, transpose and const, and refuses what is ab
   using Rows = moxie::EigenMatrix<float>;
 
   // every second row of a buffer that is somebody else's
-  const auto map = as_view(Eigen::Map<Rows, 0, Eigen::OuterStride<>>(data.data(), 2, 4, Eigen::OuterStride<>(8)));
+  const auto map = as_view(
+      Eigen::Map<Rows, 0, Eigen::OuterStride<>>(data.data(), 2, 4, Eigen::OuterStride<>(8)));
   CHECK(map.stride == 8);
   map(1, 3) = 1;
   CHECK(data[11] == 1);

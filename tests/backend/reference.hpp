@@ -38,9 +38,8 @@ class Dense {
     const Random random(seed, 0, 0);
     for (Index i = 0; i < rows; ++i) {
       for (Index j = 0; j < cols; ++j) {
-        (*this)(i, j) = static_cast<T>(random.uniform(static_cast<std::uint64_t>(i),
-                                                      static_cast<std::uint64_t>(j)) -
-                                       0.5);
+        (*this)(i, j) = static_cast<T>(
+            random.uniform(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(j)) - 0.5);
       }
     }
   }
@@ -71,7 +70,8 @@ class Dense {
 /// Error allowed for a sum of `terms` products of numbers below 1/2.
 template <class T>
 double sum_error(Index terms) {
-  return 2 * static_cast<double>(std::numeric_limits<T>::epsilon()) * static_cast<double>(terms + 4);
+  return 2 * static_cast<double>(std::numeric_limits<T>::epsilon()) *
+         static_cast<double>(terms + 4);
 }
 
 template <class T>
@@ -81,8 +81,8 @@ double element(Op op, MatrixView<const T> m, Index i, Index j) {
 
 /// The largest error of c = alpha op(a) op(b) + beta before. NaN counts as infinite.
 template <class T>
-double product_error(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
-                     MatrixView<const T> before, MatrixView<const T> c) {
+double product_error(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b,
+                     T beta, MatrixView<const T> before, MatrixView<const T> c) {
   const Index inner = op_a == Op::none ? a.cols : a.rows;
   double worst = 0;
   for (Index i = 0; i < c.rows; ++i) {

@@ -30,7 +30,8 @@ const bench::LoopProblem problem{
 
 void fill(bench::PlainRouting& r) {
   const moxie::Random random{1, 0, 0};
-  for (std::size_t i = 0; i < r.probs.size(); ++i) r.probs[i] = static_cast<float>(random.normal(i));
+  for (std::size_t i = 0; i < r.probs.size(); ++i)
+    r.probs[i] = static_cast<float>(random.normal(i));
 }
 
 }  // namespace

@@ -8,7 +8,9 @@
 
 namespace {
 
-void wait(int milliseconds) { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }
+void wait(int milliseconds) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+}
 
 }  // namespace
 
@@ -24,7 +26,9 @@ TEST_CASE("Functions are timed in turn, at least five times, after a round that 
       rounds,
       [&] {
         order += 'a';
-        wait(order.size() <= 9 ? 150 : 1);  // three rounds of six are slow, and of those that count two of five
+        wait(order.size() <= 9
+                 ? 150
+                 : 1);  // three rounds of six are slow, and of those that count two of five
       },
       [&] { order += 'b'; }, [&] { order += 'c'; });
   CHECK(order == "abcabcabcabcabcabc");

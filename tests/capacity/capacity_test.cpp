@@ -281,7 +281,8 @@ TEST_CASE_TEMPLATE("capacities obey the Capacity laws", B, MOXIE_TEST_BACKENDS) 
   for (Index c = 1; c <= 11; ++c) check(FixedCapacity{c}, 200);  // groups have up to 9 tokens
   for (Index c = 1; c <= 11; ++c) check(WithPriority{BatchPriority{}, FixedCapacity{c}}, 200);
   check(TrainEval{WithPriority{BatchPriority{}, CapacityFactor{.factor = 1}}, Dropless{}}, 300);
-  check(TrainEval{CapacityFactor{.factor = 1}, WithPriority{BatchPriority{}, FixedCapacity{1}}}, 300);
+  check(TrainEval{CapacityFactor{.factor = 1}, WithPriority{BatchPriority{}, FixedCapacity{1}}},
+        300);
 }
 
 TEST_CASE_TEMPLATE("priorities obey the Priority laws", B, MOXIE_TEST_BACKENDS) {

@@ -277,7 +277,8 @@ TEST_CASE_TEMPLATE("next choice gives the numbers of the golden vector", B, MOXI
 
   f.assign(WithPriority{BatchPriority{}, rule});
   std::vector<bool> without_retry(logits.size(), true);
-  for (const DroppedChoice& d : dropped(backend, f.routing)) without_retry[to_size(d.token)] = false;
+  for (const DroppedChoice& d : dropped(backend, f.routing))
+    without_retry[to_size(d.token)] = false;
   CHECK(without_retry == test::flat<bool>(v["expected"]["without_retry"]));
 
   f.assign(WithOverflow{NextChoice{}, WithPriority{BatchPriority{}, rule}});

@@ -1,5 +1,5 @@
 // expects: moxie::MoeLayer: the expert must model moxie::Expert (expert/concept.hpp)
-// expects: x.backward(b, p, state, rows, rows, out, tape, 
+// expects: x.backward(b, p, state, rows, rows, out, tape,
 #include "moxie/backend/cpu.hpp"
 #include "moxie/capacity/dropless.hpp"
 #include "moxie/layer/moe_layer.hpp"

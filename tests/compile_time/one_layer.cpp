@@ -3,7 +3,8 @@
 
 using B = moxie::CpuBackend<float>;
 
-void step(moxie::ConstMatrix<B> x, moxie::Matrix<B> y, moxie::ConstMatrix<B> dy, moxie::Matrix<B> dx) {
+void step(moxie::ConstMatrix<B> x, moxie::Matrix<B> y, moxie::ConstMatrix<B> dy,
+          moxie::Matrix<B> dx) {
   B cpu;
   const moxie::MoeLayer layer{cpu,
                               {.width = x.cols, .experts = 8},

@@ -47,16 +47,18 @@ TEST_CASE("a span that does not hold the rows is refused") {
       "moxie::as_matrix: cols is 5 and data has 12 elements, expected a whole number of rows",
       shape_error);
   CHECK_THROWS_AS(as_matrix(all, 0), shape_error);
-  CHECK_THROWS_WITH_AS(as_matrix(all, 3, 3, 5),
-                       "moxie::as_matrix: 3 rows of 3 elements, 5 apart, do not fit into data, which has 12",
-                       shape_error);
+  CHECK_THROWS_WITH_AS(
+      as_matrix(all, 3, 3, 5),
+      "moxie::as_matrix: 3 rows of 3 elements, 5 apart, do not fit into data, which has 12",
+      shape_error);
   CHECK_THROWS_AS(as_matrix(all, moxie::Index{1} << 62, 1, 4), shape_error);  // whose end overflows
   CHECK_NOTHROW(as_matrix(all, 3, 2, 5));
   CHECK_NOTHROW(as_matrix(all, 0, 0, 0));
-  CHECK_THROWS_WITH_AS(as_matrix(all, 2, 4, 3),
-                       "moxie::as_matrix: rows, cols and stride are 2, 4 and 3, expected rows >= 0 and "
-                       "stride >= cols >= 0",
-                       shape_error);
+  CHECK_THROWS_WITH_AS(
+      as_matrix(all, 2, 4, 3),
+      "moxie::as_matrix: rows, cols and stride are 2, 4 and 3, expected rows >= 0 and "
+      "stride >= cols >= 0",
+      shape_error);
 }
 
 namespace {
@@ -78,7 +80,8 @@ TEST_CASE("an mdspan is a view, its leading axes folded into rows") {
   for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<float>(i);
   const VectorView<float> vector = as_view(Strided<float, 1>{data.data(), {5}, {1}});
   CHECK(vector.size == 5);
-  const MatrixView<const float> padded = as_view(Strided<const float, 2>{data.data(), {3, 4}, {8, 1}});
+  const MatrixView<const float> padded =
+      as_view(Strided<const float, 2>{data.data(), {3, 4}, {8, 1}});
   CHECK(padded(2, 3) == 19);
   // [2 images, 3 tokens, width 4], tokens 6 apart, images right behind one another
   const MatrixView<float> folded = as_view(Strided<float, 3>{data.data(), {2, 3, 4}, {18, 6, 1}});
@@ -94,10 +97,15 @@ TEST_CASE("an mdspan is a view, its leading axes folded into rows") {
 TEST_CASE("an mdspan that is no rows is refused") {
   float data[64] = {};
   using moxie::test::message_of;
-  CHECK(message_of([&] { as_view(Strided<float, 2>{data, {3, 4}, {1, 3}}); }) ==
+  CHECK(message_of([&] {
+          as_view(Strided<float, 2>{data, {3, 4}, {1, 3}});
+        }) ==
         "moxie::as_view: the last axis of the mdspan has stride 3, expected 1 (layout_right)");
-  CHECK(message_of([&] { as_view(Strided<float, 3>{data, {2, 3, 4}, {20, 6, 1}}); }) ==
-        "moxie::as_view: axis 0 of the mdspan has stride 20, expected 18, so that it continues the rows "
+  CHECK(message_of([&] {
+          as_view(Strided<float, 3>{data, {2, 3, 4}, {20, 6, 1}});
+        }) ==
+        "moxie::as_view: axis 0 of the mdspan has stride 20, expected 18, so that it continues the "
+        "rows "
         "of the axes behind it");
 }
 

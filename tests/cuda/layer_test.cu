@@ -65,7 +65,8 @@ TEST_CASE("A MoE layer with experts of bf16 keeps its routes and comes near the 
   check_rounded(got.gradients, wanted.gradients);
 }
 
-TEST_CASE("A step of a MoE layer takes no memory, and captured gives the bits of the enqueued one") {
+TEST_CASE(
+    "A step of a MoE layer takes no memory, and captured gives the bits of the enqueued one") {
   using B = CudaBackend<float>;
   CountedMemory memory;
   CudaStream stream;

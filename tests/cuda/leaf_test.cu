@@ -175,7 +175,8 @@ TEST_CASE("CudaLeaf::launch counts on shared memory that a kernel declares itsel
   CHECK(out.to_vector() == std::vector<float>(numbers.rbegin(), numbers.rend()));
 }
 
-TEST_CASE("CudaLeaf::launch asks for more than 48 KiB of shared memory, and names what it refuses") {
+TEST_CASE(
+    "CudaLeaf::launch asks for more than 48 KiB of shared memory, and names what it refuses") {
   using B = CudaBackend<float>;
   B backend;
   const Index n = 16000;  // 62.5 KiB
@@ -188,9 +189,8 @@ TEST_CASE("CudaLeaf::launch asks for more than 48 KiB of shared memory, and name
   CHECK(out.to_vector() == std::vector<float>(numbers.rbegin(), numbers.rend()));
 
   const auto refused = [&](const Launch& bad) {
-    return message_of<config_error>([&] {
-      backend.leaf().launch(bad, reverse_in_shared<float>, in.data(), out.data(), n);
-    });
+    return message_of<config_error>(
+        [&] { backend.leaf().launch(bad, reverse_in_shared<float>, in.data(), out.data(), n); });
   };
   CHECK(refused({.blocks = 1, .threads = 2048}) ==
         "moxie::CudaLeaf::launch: 1 x 1 x 1 blocks of 2048 threads with 0 bytes of shared memory, "

@@ -186,9 +186,8 @@ void check_weights(const Work& work) {
 }
 
 // Rows in copies of 16 bytes, with gaps too, and rows that fit none.
-const std::vector<Work> works = {{72, 88, 0, false, false},
-                                 {136, 152, 8, true, true},
-                                 {45, 67, 3, true, true}};
+const std::vector<Work> works = {
+    {72, 88, 0, false, false}, {136, 152, 8, true, true}, {45, 67, 3, true, true}};
 
 TEST_CASE_TEMPLATE("CudaLeaf runs the kernels of experts' products, exact, tf32 and bf16", P,
                    ExactSmall, ExactLarge, TfSmall, TfLarge, BfSmall, BfLarge) {

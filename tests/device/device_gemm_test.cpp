@@ -186,8 +186,7 @@ TEST_CASE_TEMPLATE("DeviceBackend::batched_gemm repeats a matrix of stride zero"
   CHECK(c.to_vector() == std::vector<T>{2, 6, 10, 14});
 }
 
-TEST_CASE_TEMPLATE("DeviceBackend: a row does not depend on the batch", B,
-                   DEVICE_BACKENDS) {
+TEST_CASE_TEMPLATE("DeviceBackend: a row does not depend on the batch", B, DEVICE_BACKENDS) {
   using T = typename B::Scalar;
   B backend;
   const Index rows = 41, cols = 37, inner = 53;

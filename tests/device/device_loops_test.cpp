@@ -76,7 +76,8 @@ TEST_CASE_TEMPLATE("parameters start on a device with the bits of the host", B, 
   }
   parameters.add({.name = "ones", .shape = {9}, .initializer = Initializer::constant(1)});
   parameters.add({.name = "normal", .shape = {6}, .initializer = Initializer::normal(2)});
-  parameters.add({.name = "none", .shape = {0, 4}, .initializer = Initializer::xavier_uniform(1, 1)});
+  parameters.add(
+      {.name = "none", .shape = {0, 4}, .initializer = Initializer::xavier_uniform(1, 1)});
   for (const std::uint64_t seed : {11U, 12U}) {  // a second time, in place
     parameters.initialize(seed);
     std::vector<T> values(static_cast<std::size_t>(parameters.size()));

@@ -21,8 +21,8 @@ TEST_CASE_TEMPLATE("PaddedDispatcher: rows by hand, two groups, slots that nobod
   B backend = make_backend<B>();
   // Groups {0, 1} and {2, 3}, two slots an expert in each. Expert 0 gets tokens 0, 2, 3; expert 1
   // token 1; expert 2 nobody.
-  testing::SparseFixture<B> f(
-      backend, {.tokens = 4, .experts = 3, .choices = 1, .group = 2, .capacity = 2});
+  testing::SparseFixture<B> f(backend,
+                              {.tokens = 4, .experts = 3, .choices = 1, .group = 2, .capacity = 2});
   f.set_choices({0, 1, 0, 0});
   f.set_weights({1, 2, 3, 4});
   f.assign(Dropless{});

@@ -9,8 +9,7 @@ using namespace moxie;
 using namespace moxie::test;
 using testing::detail::Draw;
 
-namespace {
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE_TEMPLATE("SoftDispatcher gives the sums of the definition and their adjoints", B,
                    MOXIE_TEST_BACKENDS) {

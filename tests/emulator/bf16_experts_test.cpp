@@ -103,8 +103,8 @@ class Products {
   void check_weights() {
     const std::vector<float> before = numbers<float>(experts * in_ * out_, 7);
     const Buffer<float, B> dw(b_, before);
-    const Rows<B> plain_dy{dy_buffer_.view(rows_, out_, out_ + gap_), {}, {}, offset_.view(), rows_,
-                           even_ ? 4 : 0};
+    const Rows<B> plain_dy{
+        dy_buffer_.view(rows_, out_, out_ + gap_), {}, {}, offset_.view(), rows_, even_ ? 4 : 0};
     expert_weights_product(b_, memory_, rows(x_buffer_, in_), plain_dy,
                            dw.view(experts * in_, out_));
     std::vector<double> wanted = in_double(before);
@@ -197,9 +197,7 @@ class Run {
     return testing::detail::to_host(b_, layer_.parameters().gradients());
   }
   std::vector<float> logits() { return testing::detail::to_host(b_, tape_->routing.logits); }
-  std::vector<std::int32_t> choice() {
-    return testing::detail::to_host(b_, tape_->routing.choice);
-  }
+  std::vector<std::int32_t> choice() { return testing::detail::to_host(b_, tape_->routing.choice); }
 
  private:
   B& b_;

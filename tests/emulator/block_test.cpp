@@ -141,8 +141,9 @@ MOXIE_KERNEL void diverge(T* out) {
 
 TEST_CASE("emulator: barriers in both branches are an error that names them") {
   std::vector<int> out(32);
-  const std::string text =
-      emulator_error([&] { run_grid({{}, {32}, 0}, 0, diverge<int>, out.data()); });
+  const std::string text = emulator_error([&] {
+    run_grid({{}, {32}, 0}, 0, diverge<int>, out.data());
+  });
   CHECK(text.starts_with("divergent barrier: thread "));
   CHECK(has(text, at_line(__FILE__, divergent_line)));
   CHECK(has(text, at_line(__FILE__, divergent_line + 4)));
@@ -161,10 +162,10 @@ MOXIE_KERNEL void wait_for_each_other(T* out) {
 
 TEST_CASE("emulator: a deadlock is an error that says who waits where") {
   std::vector<int> out(64);
-  const std::string text =
-      emulator_error([&] { run_grid({{}, {64}, 0}, 0, wait_for_each_other<int>, out.data()); });
-  CHECK(text == "deadlock: 33 threads wait in __syncthreads at " +
-                    at_line(__FILE__, waiting_line) +
+  const std::string text = emulator_error([&] {
+    run_grid({{}, {64}, 0}, 0, wait_for_each_other<int>, out.data());
+  });
+  CHECK(text == "deadlock: 33 threads wait in __syncthreads at " + at_line(__FILE__, waiting_line) +
                     " (the first is 0); 31 threads wait in __syncwarp with mask 0xffffffff at " +
                     at_line(__FILE__, waiting_line + 2) + " (the first is 33)");
 }
@@ -235,7 +236,6 @@ TEST_CASE("emulator: the last block to arrive sees what the others wrote") {
     CHECK(sum == 31);
   }
 }
-
 
 }  // namespace
 }  // namespace moxie::test

@@ -23,8 +23,7 @@ namespace {
 constexpr double unwritten = 77;
 
 template <class B>
-constexpr double tolerance =
-    std::is_same_v<B, Tf32Backend> ? 4e-3 : rounding<typename B::Scalar>;
+constexpr double tolerance = std::is_same_v<B, Tf32Backend> ? 4e-3 : rounding<typename B::Scalar>;
 
 /// Three experts of 3, 0 and 6 rows between rows that belong to nobody, inputs gathered from 5
 /// tokens, and the operands of a product [9, in] x [in, out] with every end.
@@ -150,9 +149,9 @@ TEST_CASE_TEMPLATE("ExpertProduct on a device: bias and activation, with and wit
     if (op == Op::none) CHECK(layer.backend().leaf().launches() == 1);
 
     Layer<B> in_place;
-    in_place.run(op, in_place.result(),
-                 BiasActivationEnd<B, Gelu>{in_place.bias(), in_place.result(),
-                                            in_place.result(), false});
+    in_place.run(
+        op, in_place.result(),
+        BiasActivationEnd<B, Gelu>{in_place.bias(), in_place.result(), in_place.result(), false});
     CHECK(largest_error(in_place.results(), act) <= tolerance<B>);
   }
 }
@@ -162,8 +161,8 @@ TEST_CASE_TEMPLATE("ExpertProduct on a device: times the derivative of the activ
   for (const Op op : {Op::none, Op::transpose}) {
     Layer<B> layer;
     layer.run(op, layer.result(), ActivationBackwardEnd<B, Silu>{layer.pre(), layer.result()});
-    const auto d = layer.expected(
-        op, [](double s, double, double pre) { return s * Silu::derivative(pre); });
+    const auto d =
+        layer.expected(op, [](double s, double, double pre) { return s * Silu::derivative(pre); });
     CHECK(largest_error(layer.results(), d) <= tolerance<B>);
     if (op == Op::transpose) CHECK(layer.backend().leaf().launches() == 1);
   }
@@ -204,12 +203,12 @@ TEST_CASE_TEMPLATE("ExpertWeightsProduct on a device adds the rows of each exper
   const auto scale = doubles(numbers<T>(Layer<B>::capacity, 2));
   const auto pre = doubles(numbers<T>(Layer<B>::capacity * out, 5));
   const auto expected = doubles(before);
-  const Rows<ThrustHostBackend<double>> host_rows{x.view(Layer<B>::tokens, in),
-                                                  layer.rows().index, scale.view(),
-                                                  layer.rows().offset, Layer<B>::capacity};
-  host.grouped_gemm_weights(
-      host_rows, {pre.view(Layer<B>::capacity, out), {}, {}, layer.rows().offset, 12},
-      expected.view(experts * in, out));
+  const Rows<ThrustHostBackend<double>> host_rows{x.view(Layer<B>::tokens, in), layer.rows().index,
+                                                  scale.view(), layer.rows().offset,
+                                                  Layer<B>::capacity};
+  host.grouped_gemm_weights(host_rows,
+                            {pre.view(Layer<B>::capacity, out), {}, {}, layer.rows().offset, 12},
+                            expected.view(experts * in, out));
   CHECK(largest_error(dw.to_vector(), expected.to_vector()) <= tolerance<B>);
 }
 
@@ -280,9 +279,8 @@ TEST_CASE_TEMPLATE("ExpertProduct on a device: a strided product of as many rows
 TEST_CASE_TEMPLATE("ExpertProduct on a device: refusals name the shapes", B,
                    EmulatedBackend<float>) {
   Layer<B> layer;
-  CHECK(message_of<shape_error>([&] {
-          layer.run(Op::none, layer.result().columns(0, 4), NoEnd{});
-        }) ==
+  CHECK(message_of<shape_error>(
+            [&] { layer.run(Op::none, layer.result().columns(0, 4), NoEnd{}); }) ==
         "moxie::DeviceBackend::grouped_gemm: rows are 13 wide, out 4, and w is [39 x 10] for 3 "
         "experts, op none");
   CHECK(message_of<shape_error>([&] { layer.run(Op::none, layer.result().top(3), NoEnd{}); }) ==

@@ -69,9 +69,7 @@ struct Dense {
     if (gap > 0 && r > 0) values.resize(static_cast<std::size_t>((r - 1) * stride + c));
   }
   T& operator()(Index i, Index j) { return values[static_cast<std::size_t>(i * stride + j)]; }
-  T operator()(Index i, Index j) const {
-    return values[static_cast<std::size_t>(i * stride + j)];
-  }
+  T operator()(Index i, Index j) const { return values[static_cast<std::size_t>(i * stride + j)]; }
   MatrixView<T> view() { return {values.data(), rows, cols, stride}; }
   MatrixView<const T> view() const { return {values.data(), rows, cols, stride}; }
 };
@@ -91,7 +89,9 @@ struct SomeRows {
       const bool owned = r >= work.before && r < last;
       if (work.gather) index.push_back(owned ? r * 11 % std::int32_t{tokens} : 1 << 30);
       if (work.scale) {
-        scale.push_back(owned ? Scalar(r % 3 == 0 ? 0.5 : r % 3 == 1 ? 1 : 2)
+        scale.push_back(owned ? Scalar(r % 3 == 0   ? 0.5
+                                       : r % 3 == 1 ? 1
+                                                    : 2)
                               : std::numeric_limits<Scalar>::quiet_NaN());
       }
     }
@@ -134,8 +134,8 @@ void check_product(const Work& work, std::uint64_t seed, Index blocks = 2) {
       for (Index c = 0; c < work.cols; ++c) {
         double sum = 0;
         for (Index k = 0; k < work.inner; ++k) {
-          sum += x(r, k) * real(op == Op::none ? w(e * work.inner + k, c)
-                                               : w(e * work.cols + c, k));
+          sum +=
+              x(r, k) * real(op == Op::none ? w(e * work.inner + k, c) : w(e * work.cols + c, k));
         }
         expected[static_cast<std::size_t>(r * out.stride + c)] = sum;
       }
@@ -262,12 +262,12 @@ TEST_CASE("grouped_product: factors of tf32 are rounded, ties away from zero") {
   const std::vector<std::int32_t> offset = {0, 4};
   std::vector<float> out(4);
   EmulatedLeaf leaf;
-  leaf.launch({.threads = TfSmall::threads,
-               .shared_bytes = grouped_product_bytes<TfSmall, Op::none>(1)},
-              grouped_product<TfSmall, Op::none, float, StoreEnd<float, float>>,
-              GatheredRows<float, float>{Strided<const float>(x.data(), 1, false)}, 1,
-              offset.data(), 1, Strided<const float>(w.data(), 1, false), 1,
-              StoreEnd<float, float>{{}, Strided<float>(out.data(), 1, false)});
+  leaf.launch(
+      {.threads = TfSmall::threads, .shared_bytes = grouped_product_bytes<TfSmall, Op::none>(1)},
+      grouped_product<TfSmall, Op::none, float, StoreEnd<float, float>>,
+      GatheredRows<float, float>{Strided<const float>(x.data(), 1, false)}, 1, offset.data(), 1,
+      Strided<const float>(w.data(), 1, false), 1,
+      StoreEnd<float, float>{{}, Strided<float>(out.data(), 1, false)});
   CHECK(out == std::vector<float>{1 + 1.0F / 1024, -1 - 1.0F / 1024, 1, 3});
 }
 
@@ -282,8 +282,8 @@ TEST_CASE("grouped_product: sums in bf16 storage are rounded once, at the end") 
   leaf.launch({.threads = BfSmall::threads,
                .shared_bytes = grouped_product_bytes<BfSmall, Op::transpose>(1)},
               grouped_product<BfSmall, Op::transpose, float, StoreEnd<float, bf16>>,
-              GatheredRows<bf16, float>{Strided<const bf16>(x.data(), 3, false)}, 3,
-              offset.data(), 1, Strided<const bf16>(w.data(), 3, false), 1,
+              GatheredRows<bf16, float>{Strided<const bf16>(x.data(), 3, false)}, 3, offset.data(),
+              1, Strided<const bf16>(w.data(), 3, false), 1,
               StoreEnd<float, bf16>{Strided<const float>(bias.data(), 1, false),
                                     Strided<bf16>(out.data(), 1, false)});
   CHECK(static_cast<float>(out[0]) == 260);  // 259.5

@@ -173,10 +173,12 @@ MOXIE_KERNEL void load_unaligned() {
 
 TEST_CASE("emulator: unaligned copies and matrices are errors") {
   alignas(16) const float in[8] = {};
-  CHECK(emulator_error([&] { run_grid({}, 0, copy_unaligned<float>, in); })
-            .ends_with(": an address is not aligned to 16 bytes"));
-  CHECK(emulator_error([] { run_grid({{}, {32}, 0}, 0, load_unaligned<float>); })
-            .ends_with(": a row is not aligned to 16 bytes"));
+  CHECK(emulator_error([&] {
+          run_grid({}, 0, copy_unaligned<float>, in);
+        }).ends_with(": an address is not aligned to 16 bytes"));
+  CHECK(emulator_error([] {
+          run_grid({{}, {32}, 0}, 0, load_unaligned<float>);
+        }).ends_with(": a row is not aligned to 16 bytes"));
 }
 
 }  // namespace

@@ -25,9 +25,9 @@ namespace {
 // A changed signature must not fall back to the generic form in silence.
 template <class T, class B = EmulatedBackend<T>>
 constexpr bool twins =
-    Accelerates<Attention, B, AttentionShape, In<T>, In<T>, In<T>, AttentionMemory<B>, Out<T>> &&
-    Accelerates<AttentionBackward, B, AttentionShape, In<T>, In<T>, In<T>, In<T>,
-                AttentionMemory<B>, Out<T>, Out<T>, Out<T>>;
+    Accelerates<Attention, B, AttentionShape, In<T>, In<T>, In<T>, AttentionMemory<B>, Out<T>>&&
+        Accelerates<AttentionBackward, B, AttentionShape, In<T>, In<T>, In<T>, In<T>,
+                    AttentionMemory<B>, Out<T>, Out<T>, Out<T>>;
 static_assert(twins<float> && twins<double>);
 
 /// Attention of one shape with its operands: q with gaps between its rows, k and v side by side.

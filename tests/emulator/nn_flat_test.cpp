@@ -27,10 +27,10 @@ namespace {
 // A changed signature must not fall back to the generic form in silence.
 template <class T, class B = EmulatedBackend<T>>
 constexpr bool twins =
-    Accelerates<AdamWUpdate, B, Vector<B>, ConstVector<B>, Vector<B>, Vector<B>, AdamWFactors<T>> &&
-    Accelerates<SgdUpdate, B, Vector<B>, ConstVector<B>, Vector<B>, SgdFactors<T>> &&
-    Accelerates<ClipToNorm, B, Vector<B>, VectorView<const double>, double> &&
-    Accelerates<SquaredNorm, B, ConstVector<B>, VectorView<double>, bool, Scratch<B>>;
+    Accelerates<AdamWUpdate, B, Vector<B>, ConstVector<B>, Vector<B>, Vector<B>, AdamWFactors<T>>&&
+        Accelerates<SgdUpdate, B, Vector<B>, ConstVector<B>, Vector<B>, SgdFactors<T>>&&
+            Accelerates<ClipToNorm, B, Vector<B>, VectorView<const double>, double>&&
+                Accelerates<SquaredNorm, B, ConstVector<B>, VectorView<double>, bool, Scratch<B>>;
 static_assert(twins<float> && twins<double>);
 
 /// A vector inside a larger one, `first` elements from an address that is aligned to 256.

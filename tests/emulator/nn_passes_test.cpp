@@ -25,14 +25,13 @@ namespace {
 
 // A changed signature must not fall back to the generic form in silence.
 template <class T, class B = EmulatedBackend<T>>
-constexpr bool twins =
-    Accelerates<Activate<Gelu>, B, In<T>, Out<T>> &&
-    Accelerates<BiasActivation<Gelu>, B, In<T>, ConstIntVector<B>, Out<T>, Out<T>, bool> &&
-    Accelerates<ActivationBackward<Gelu>, B, ConstIntVector<B>, In<T>, Out<T>> &&
-    Accelerates<AddRows, B, In<T>, In<T>, Out<T>> &&
-    Accelerates<AddVector, B, In<T>, ConstVector<B>, Out<T>> &&
-    Accelerates<CopyRows, B, In<T>, Out<T>> && Accelerates<FillRows, B, T, Out<T>> &&
-    Accelerates<MeanTokens, B, In<T>, Out<T>> && Accelerates<MeanTokensBackward, B, In<T>, Out<T>>;
+constexpr bool twins = Accelerates<Activate<Gelu>, B, In<T>, Out<T>>&&
+    Accelerates<BiasActivation<Gelu>, B, In<T>, ConstIntVector<B>, Out<T>, Out<T>,
+                bool>&& Accelerates<ActivationBackward<Gelu>, B, ConstIntVector<B>, In<T>, Out<T>>&&
+        Accelerates<AddRows, B, In<T>, In<T>, Out<T>>&& Accelerates<
+            AddVector, B, In<T>, ConstVector<B>, Out<T>>&& Accelerates<CopyRows, B, In<T>, Out<T>>&&
+            Accelerates<FillRows, B, T, Out<T>>&& Accelerates<MeanTokens, B, In<T>, Out<T>>&&
+                Accelerates<MeanTokensBackward, B, In<T>, Out<T>>;
 static_assert(twins<float> && twins<double>);
 
 struct Size {

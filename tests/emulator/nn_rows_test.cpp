@@ -23,13 +23,13 @@ namespace {
 // A changed signature must not fall back to the generic form in silence.
 template <class T, class B = EmulatedBackend<T>>
 constexpr bool twins =
-    Accelerates<LayerNormRows, B, In<T>, ConstVector<B>, ConstVector<B>, double, Out<T>, Out<T>> &&
-    Accelerates<LayerNormRowsBackward, B, In<T>, In<T>, ConstVector<B>, In<T>, In<T>, Out<T>> &&
-    Accelerates<SoftmaxRows, B, In<T>, Out<T>> &&
-    Accelerates<SoftmaxRowsBackward, B, In<T>, In<T>, Out<T>, bool> &&
-    Accelerates<SoftmaxCrossEntropy, B, In<T>, In<T>, Vector<B>, Out<T>, double> &&
-    Accelerates<SigmoidCrossEntropy, B, In<T>, In<T>, Vector<B>, Out<T>, double> &&
-    Accelerates<KlDivergence, B, In<T>, In<T>, Vector<B>, Out<T>, Out<T>, double>;
+    Accelerates<LayerNormRows, B, In<T>, ConstVector<B>, ConstVector<B>, double, Out<T>,
+                Out<T>>&& Accelerates<LayerNormRowsBackward, B, In<T>, In<T>, ConstVector<B>, In<T>,
+                                      In<T>, Out<T>>&& Accelerates<SoftmaxRows, B, In<T>, Out<T>>&&
+        Accelerates<SoftmaxRowsBackward, B, In<T>, In<T>, Out<T>, bool>&&
+            Accelerates<SoftmaxCrossEntropy, B, In<T>, In<T>, Vector<B>, Out<T>, double>&&
+                Accelerates<SigmoidCrossEntropy, B, In<T>, In<T>, Vector<B>, Out<T>, double>&&
+                    Accelerates<KlDivergence, B, In<T>, In<T>, Vector<B>, Out<T>, Out<T>, double>;
 static_assert(twins<float> && twins<double>);
 
 struct Size {

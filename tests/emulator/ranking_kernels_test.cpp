@@ -15,8 +15,7 @@ using Ints = std::vector<std::int32_t>;
 namespace {
 
 template <class B>
-constexpr bool twins =
-    Accelerates<TopKRows, B, ConstMatrix<B>, ConstIntVector<B>, IntMatrix<B>> &&
+constexpr bool twins = Accelerates<TopKRows, B, ConstMatrix<B>, ConstIntVector<B>, IntMatrix<B>>&&
     Accelerates<SoftmaxTopKRows, B, ConstMatrix<B>, ConstIntVector<B>, Matrix<B>, IntMatrix<B>>;
 static_assert(twins<test::EmulatedBackend<float>> && twins<test::EmulatedBackend<double>>);
 static_assert(!twins<ThrustHostBackend<float>>);

@@ -51,8 +51,8 @@ std::vector<float> pass(B& b, const Layer& layer, Index out) {
 template <class Router, class Capacity>
 std::vector<float> pass_of_gate(bool tf32, const Router& router, const Capacity& capacity) {
   B b(Tf32Leaf({.tf32 = tf32}));
-  const MoeLayer layer{b, MoeShape{.width = width, .experts = 5, .seed = 3}, router,
-                       capacity, testing::PassThrough{}};
+  const MoeLayer layer{b, MoeShape{.width = width, .experts = 5, .seed = 3}, router, capacity,
+                       testing::PassThrough{}};
   return pass(b, layer, width);
 }
 template <class Router, class Capacity>

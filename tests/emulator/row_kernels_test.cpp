@@ -16,12 +16,10 @@ using Ints = std::vector<std::int32_t>;
 namespace {
 
 template <class B>
-constexpr bool twins =
-    Accelerates<CombineRows, B, RowLists<B>, ConstMatrix<B>, Matrix<B>> &&
+constexpr bool twins = Accelerates<CombineRows, B, RowLists<B>, ConstMatrix<B>, Matrix<B>>&&
     Accelerates<CombineRowsBackward, B, RowLists<B>, ConstMatrix<B>, ConstMatrix<B>,
-                typename B::Scalar*> &&
-    Accelerates<GatherRows, B, Rows<B>, Matrix<B>> &&
-    Accelerates<CopyPaddedRows, B, PaddedRows<B>, ConstMatrix<B>, Matrix<B>>;
+                typename B::Scalar*>&& Accelerates<GatherRows, B, Rows<B>, Matrix<B>>&&
+        Accelerates<CopyPaddedRows, B, PaddedRows<B>, ConstMatrix<B>, Matrix<B>>;
 static_assert(twins<test::EmulatedBackend<float>> && twins<test::EmulatedBackend<double>>);
 static_assert(!twins<ThrustHostBackend<float>>);
 
@@ -202,8 +200,8 @@ TEST_CASE_TEMPLATE("row kernels: results do not depend on how rows are aligned",
   CHECK(a.y == std::vector<T>(b.y.begin() + 1, b.y.end()));
 }
 
-TEST_CASE_TEMPLATE("row kernels: gather copies and scales rows of experts, and leaves all others", T,
-                   float, double) {
+TEST_CASE_TEMPLATE("row kernels: gather copies and scales rows of experts, and leaves all others",
+                   T, float, double) {
   for (const Case& c : {Case{.tokens = 5, .rows = 21, .width = 64},
                         Case{.tokens = 5, .rows = 10, .width = 64, .shift = 1},
                         Case{.tokens = 5, .rows = 10, .width = 17},

@@ -16,10 +16,10 @@ using Ints = std::vector<std::int32_t>;
 namespace {
 
 template <class B>
-constexpr bool twins = Accelerates<Sinkhorn, B, ConstMatrix<B>, ConstIntVector<B>, SinkhornOptions,
-                                   SinkhornMemory<B>, Matrix<B>> &&
-    Accelerates<SinkhornBackward, B, ConstMatrix<B>, ConstMatrix<B>, Index, double,
-                SinkhornBackwardMemory<B>, Matrix<B>>;
+constexpr bool twins =
+    Accelerates<Sinkhorn, B, ConstMatrix<B>, ConstIntVector<B>, SinkhornOptions, SinkhornMemory<B>,
+                Matrix<B>>&& Accelerates<SinkhornBackward, B, ConstMatrix<B>, ConstMatrix<B>, Index,
+                                         double, SinkhornBackwardMemory<B>, Matrix<B>>;
 static_assert(twins<test::EmulatedBackend<float>> && twins<test::EmulatedBackend<double>>);
 static_assert(!twins<ThrustHostBackend<float>>);
 

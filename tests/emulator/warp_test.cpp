@@ -20,8 +20,7 @@ MOXIE_KERNEL void shuffle_all(T* out, int argument, int width) {
   const int mine = 100 + static_cast<int>(threadIdx.x);
   out[threadIdx.x] = __shfl_sync(whole_warp, mine, argument, width);
   out[32 + threadIdx.x] = __shfl_xor_sync(whole_warp, mine, argument, width);
-  out[64 + threadIdx.x] =
-      __shfl_up_sync(whole_warp, mine, static_cast<unsigned>(argument), width);
+  out[64 + threadIdx.x] = __shfl_up_sync(whole_warp, mine, static_cast<unsigned>(argument), width);
   out[96 + threadIdx.x] =
       __shfl_down_sync(whole_warp, mine, static_cast<unsigned>(argument), width);
 }
@@ -134,7 +133,7 @@ MOXIE_KERNEL void misuse(Mistake mistake, T* out) {
       break;
     case Mistake::other_places:
       out[lane] = lane < 16 ? __shfl_sync(whole_warp, mine, 0)
-                       : __shfl_sync(whole_warp, mine, 0, 32, {"elsewhere", 1});
+                            : __shfl_sync(whole_warp, mine, 0, 32, {"elsewhere", 1});
       break;
     case Mistake::gone:
       if (lane != 9) __syncwarp();
@@ -150,8 +149,7 @@ MOXIE_KERNEL void misuse(Mistake mistake, T* out) {
 
 std::string misused(Mistake mistake, unsigned threads = 32) {
   std::vector<int> out(threads);
-  return emulator_error(
-      [&] { run_grid({{}, {threads}, 0}, 0, misuse<int>, mistake, out.data()); });
+  return emulator_error([&] { run_grid({{}, {threads}, 0}, 0, misuse<int>, mistake, out.data()); });
 }
 
 TEST_CASE("emulator: wrong masks of warp functions are errors that say what is wrong") {

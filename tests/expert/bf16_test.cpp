@@ -45,7 +45,8 @@ struct OneProduct {
     Arena<B> arena(Gradients::none, bytes.data(), bytes.bytes());
     expert_product.bind(backend, arena, *scope.parameters, w, same, offset.back(), memory);
     x.resize(static_cast<std::size_t>(offset.back() * inner));
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i)));
+    for (std::size_t i = 0; i < x.size(); ++i)
+      x[i] = static_cast<float>(std::sin(0.7 * static_cast<double>(i)));
     out.resize(static_cast<std::size_t>(offset.back() * cols));
   }
   OneProduct(const OneProduct&) = delete;
@@ -59,7 +60,9 @@ struct OneProduct {
                    Matrix<B>{out.data(), offset.back(), cols}, NoEnd{});
     return out;
   }
-  float weight(Index e, Index p, Index j) { return scope.parameters->value(w.id)(e * inner + p, j); }
+  float weight(Index e, Index p, Index j) {
+    return scope.parameters->value(w.id)(e * inner + p, j);
+  }
 };
 
 constexpr CpuOptions narrow{.copies = bf16_copies};
@@ -82,17 +85,20 @@ TEST_CASE("A product from bf16 weights lies within the bound of the rounding of 
       double worst = 0;
       double typical = 0;
       for (Index e = 0; e < 4; ++e) {
-        for (Index r = offset[static_cast<std::size_t>(e)]; r < offset[static_cast<std::size_t>(e + 1)]; ++r) {
+        for (Index r = offset[static_cast<std::size_t>(e)];
+             r < offset[static_cast<std::size_t>(e + 1)]; ++r) {
           for (Index j = 0; j < cols; ++j) {
             double sum = 0;
             double size = 0;
             for (Index p = 0; p < inner; ++p) {
-              const double term = static_cast<double>(product.x[static_cast<std::size_t>(r * inner + p)]) *
-                                  static_cast<double>(product.weight(e, p, j));
+              const double term =
+                  static_cast<double>(product.x[static_cast<std::size_t>(r * inner + p)]) *
+                  static_cast<double>(product.weight(e, p, j));
               sum += term;
               size += std::fabs(term);
             }
-            const double error = std::fabs(static_cast<double>(out[static_cast<std::size_t>(r * cols + j)]) - sum);
+            const double error =
+                std::fabs(static_cast<double>(out[static_cast<std::size_t>(r * cols + j)]) - sum);
             worst = std::fmax(worst, error / (size + 1e-30));
             typical += error / (size + 1e-30) / static_cast<double>(out.size());
           }
@@ -104,13 +110,15 @@ TEST_CASE("A product from bf16 weights lies within the bound of the rounding of 
   }
 }
 
-TEST_CASE("The instruction for pairs of bf16 gives what widening gives, but for the rounding of rows") {
+TEST_CASE(
+    "The instruction for pairs of bf16 gives what widening gives, but for the rounding of rows") {
   if (!detail::machine_has_dot()) MOXIE_SKIP("this machine has no AVX512-BF16");
   for (const auto& shape : {std::pair<Index, Index>{1, 1}, {33, 50}, {64, 96}, {517, 70}}) {
     const Index inner = shape.first;
     const Index cols = shape.second;
     const std::vector<std::int32_t> offset{0, 1, 1, 9, 140};
-    OneProduct product(B(CpuOptions{.level = Level::avx512, .copies = bf16_copies}), inner, cols, offset);
+    OneProduct product(B(CpuOptions{.level = Level::avx512, .copies = bf16_copies}), inner, cols,
+                       offset);
     // Rows that bf16 has: nothing is left to round.
     for (float& x : product.x) x = std::nearbyint(100 * x);
     product();
@@ -120,10 +128,20 @@ TEST_CASE("The instruction for pairs of bf16 gives what widening gives, but for 
     std::vector<std::uint32_t> scratch(static_cast<std::size_t>(detail::PairTask::size(inner)));
     std::vector<float> out(product.out.size());
     for (Index e = 0; e < 4; ++e) {
-      product.backend.at_level(detail::PairTask{
-          {product.x.data(), inner, Op::none, nullptr, nullptr}, copy, true, scratch.data(),
-          {out.data(), offset.back(), cols}, inner, {}, Level::avx512, e,
-           offset[static_cast<std::size_t>(e)], offset[static_cast<std::size_t>(e + 1)], 0, cols});
+      product.backend.at_level(
+          detail::PairTask{{product.x.data(), inner, Op::none, nullptr, nullptr},
+                           copy,
+                           true,
+                           scratch.data(),
+                           {out.data(), offset.back(), cols},
+                           inner,
+                           {},
+                           Level::avx512,
+                           e,
+                           offset[static_cast<std::size_t>(e)],
+                           offset[static_cast<std::size_t>(e + 1)],
+                           0,
+                           cols});
     }
     double worst = 0;
     for (std::size_t i = 0; i < out.size(); ++i)
@@ -148,7 +166,9 @@ TEST_CASE("Numbers that bf16 has are multiplied exactly, and what is not finite 
   CHECK(std::isnan(out[5]));
 }
 
-TEST_CASE("bf16 weights are made anew after edit, give the same bits on any number of threads, and allocate nothing") {
+TEST_CASE(
+    "bf16 weights are made anew after edit, give the same bits on any number of threads, and "
+    "allocate nothing") {
   const std::vector<std::int32_t> offset{0, 1, 30, 400};
   OneProduct alone{B(narrow), 96, 500, offset};
   const std::vector<float> before = alone();
@@ -170,7 +190,8 @@ TEST_CASE("bf16 weights are made anew after edit, give the same bits on any numb
   // A row has the same bits without its neighbours.
   OneProduct few{B(narrow), 96, 500, {0, 1, 2, 3}};
   few.scope.parameters->edit();
-  for (Index p = 0; p < 96; ++p) few.x[static_cast<std::size_t>(p)] = alone.x[static_cast<std::size_t>(p)];
+  for (Index p = 0; p < 96; ++p)
+    few.x[static_cast<std::size_t>(p)] = alone.x[static_cast<std::size_t>(p)];
   const std::vector<float>& row = few();
   CHECK(std::vector<float>(row.begin(), row.begin() + 500) ==
         std::vector<float>(before.begin(), before.begin() + 500));
@@ -180,7 +201,8 @@ TEST_CASE("Weights of a layer that made no bf16 copy are refused") {
   OneProduct product{B(narrow), 33, 50, {0, 9}};
   product.w = ExpertWeights<B>{product.w.id};
   CHECK(test::message_of<config_error>([&] { product(); })
-            .starts_with("moxie::CpuBackend: the tape is for narrow weights of another layer or backend"));
+            .starts_with(
+                "moxie::CpuBackend: the tape is for narrow weights of another layer or backend"));
 }
 
 TEST_CASE("Tapes with gradients do not read bf16 weights, and double has none") {

@@ -50,7 +50,8 @@ struct Pair {
       index.push_back(static_cast<std::int32_t>(rows()) - 1 - r);
       scale.push_back(static_cast<T>(1 + 0.5 * (r % 3)));
     }
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<T>(std::sin(0.37 * static_cast<double>(i)));
+    for (std::size_t i = 0; i < x.size(); ++i)
+      x[i] = static_cast<T>(std::sin(0.37 * static_cast<double>(i)));
   }
   Pair(const Pair&) = delete;
 
@@ -69,9 +70,11 @@ struct Pair {
     using Activate = BiasActivationEnd<B, Gelu>;
     using Derive = ActivationBackwardEnd<B, Gelu>;
     run(backend, p, memory,
-        ExpertStep<B, Activate>{w1, gathered(view(x, d)), Op::none, to_pre, {p.value(b1), to_pre, to_act, true}},
+        ExpertStep<B, Activate>{
+            w1, gathered(view(x, d)), Op::none, to_pre, {p.value(b1), to_pre, to_act, true}},
         ExpertStep<B, NoEnd>{w2, from(to_act), Op::none, view(out, o), {}});
-    run(backend, p, memory, ExpertStep<B, Derive>{w2, from(view(out, o)), Op::transpose, to_back, {to_pre, to_back}},
+    run(backend, p, memory,
+        ExpertStep<B, Derive>{w2, from(view(out, o)), Op::transpose, to_back, {to_pre, to_back}},
         ExpertStep<B, NoEnd>{w1, from(to_back), Op::transpose, view(dx, d), {}});
   }
 
@@ -116,9 +119,12 @@ void check(const Ints& offset, CpuOptions options = {}) {
     while (offset[static_cast<std::size_t>(e)] == wanted.rows()) --e;
     double sum = static_cast<double>(wanted.scope.parameters->value(wanted.b1)(e, 5));
     for (Index i = 0; i < Pair<T>::d; ++i)
-      sum += static_cast<double>(wanted.scale[last]) * static_cast<double>(wanted.x[static_cast<std::size_t>(i)]) *
-             static_cast<double>(wanted.scope.parameters->value(wanted.w1.id)(e * Pair<T>::d + i, 5));
-    CHECK(static_cast<double>(alone.pre[last * Pair<T>::h + 5]) == doctest::Approx(sum).epsilon(1e-4));
+      sum +=
+          static_cast<double>(wanted.scale[last]) *
+          static_cast<double>(wanted.x[static_cast<std::size_t>(i)]) *
+          static_cast<double>(wanted.scope.parameters->value(wanted.w1.id)(e * Pair<T>::d + i, 5));
+    CHECK(static_cast<double>(alone.pre[last * Pair<T>::h + 5]) ==
+          doctest::Approx(sum).epsilon(1e-4));
   }
 }
 
@@ -145,14 +151,17 @@ TEST_CASE("two products at once on each level") {
 }
 TEST_CASE("two products at once: fewer rows than are worth it") { check<float>({0, 7, 7, 300}); }
 
-TEST_CASE("one product after the other: rows are cut where there are fewer panels than workers could share") {
+TEST_CASE(
+    "one product after the other: rows are cut where there are fewer panels than workers could "
+    "share") {
   check<float>({0, 4600});
   check<double>({5, 5, 9, 4599, 4599});
 }
 
 TEST_CASE("weights are packed before a training pass from 512 rows an expert on") {
   const auto packed_bytes = [](Gradients gradients, std::int32_t rows, WeightCopies copies) {
-    return Pair<float>(CpuBackend<float>(CpuOptions{.copies = copies}), {0, 0, rows}, gradients).memory.packed.size;
+    return Pair<float>(CpuBackend<float>(CpuOptions{.copies = copies}), {0, 0, rows}, gradients)
+        .memory.packed.size;
   };
   // [11, 70] in panels is 11 x 80 numbers, transposed 70 x 16; [70, 19] is 70 x 32, transposed 19 x 80
   CHECK(packed_bytes(Gradients::all, 1024, WeightCopies::packed) == 2 * (70 * 16 + 70 * 32) * 4);
@@ -172,7 +181,9 @@ TEST_CASE("a tape that is bound again for fewer rows has no room left of the bin
   CHECK(p.memory.packed.data == nullptr);
 }
 
-TEST_CASE("products of experts refuse scratch bound for narrower weights, and gradients of another shape") {
+TEST_CASE(
+    "products of experts refuse scratch bound for narrower weights, and gradients of another "
+    "shape") {
   using B = CpuBackend<float>;
   B backend(CpuOptions{.copies = WeightCopies::none});
   const Scope<B> scope = root(backend);
@@ -202,8 +213,10 @@ TEST_CASE("products of experts refuse scratch bound for narrower weights, and gr
         [&] { expert_weights_product(backend, memory, rows, dy, Matrix<B>(dw.data(), r, c)); });
   };
   CHECK(weights(63, 4) ==
-        "moxie::CpuBackend: product of experts' weights: dw has 63 rows, expected 1 * 64 for rows 64 wide");
-  CHECK(weights(64, 3) == "moxie::CpuBackend: product of experts' weights: dw has 3 columns, expected 4 as dy");
+        "moxie::CpuBackend: product of experts' weights: dw has 63 rows, expected 1 * 64 for rows "
+        "64 wide");
+  CHECK(weights(64, 3) ==
+        "moxie::CpuBackend: product of experts' weights: dw has 3 columns, expected 4 as dy");
   CHECK(dw == std::vector<float>(dw.size(), 0.0F));
 }
 

@@ -71,8 +71,8 @@ struct Run {
     return {{v.data(), rows(), width}, {}, {}, {offsets.data(), 5}, rows()};
   }
   void forward() {
-    layer.expert.forward(layer.backend, layer.p(), layer.state, rows_of(x), {out.data(), rows(), width}, tape,
-                         Pass<B>{});
+    layer.expert.forward(layer.backend, layer.p(), layer.state, rows_of(x),
+                         {out.data(), rows(), width}, tape, Pass<B>{});
   }
   void backward() {
     layer.expert.backward(layer.backend, layer.p(), layer.state, rows_of(x), rows_of(dy),
@@ -105,7 +105,8 @@ bool has(Level level) { return level <= machine_level(); }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("Kept packed weights give the bits of weights that each product packs", T, float, double) {
+TEST_CASE_TEMPLATE("Kept packed weights give the bits of weights that each product packs", T, float,
+                   double) {
   for (const Level level : {Level::baseline, Level::avx2, Level::avx512}) {
     if (!has(level)) continue;
     CAPTURE(to_string(level));
@@ -240,6 +241,8 @@ TEST_CASE("A tape that was made for other workers is refused, before anything is
   Layer<float> layer{CpuBackend<float>(executor)};
   Run<float> run(layer, Gradients::all);
   executor.count = 2;
-  CHECK_THROWS_WITH_AS(run.forward(), "moxie::CpuBackend: the executor has 2 workers, the tape was made for 1", config_error);
+  CHECK_THROWS_WITH_AS(run.forward(),
+                       "moxie::CpuBackend: the executor has 2 workers, the tape was made for 1",
+                       config_error);
   CHECK(run.out == std::vector<float>(run.out.size(), 0.0F));
 }

@@ -66,7 +66,8 @@ TEST_CASE("WithGate gives the layer the user's gate with its values") {
   cold.forward({x.data(), 2, 4}, {y.data(), 2, 4}, cold_tape);
   for (Index t = 0; t < 2; ++t)
     for (Index e = 0; e < 3; ++e)
-      CHECK(4 * warm_tape->routing.logits(t, e) == doctest::Approx(cold_tape->routing.logits(t, e)));
+      CHECK(4 * warm_tape->routing.logits(t, e) ==
+            doctest::Approx(cold_tape->routing.logits(t, e)));
 }
 
 TEST_CASE("WithGate: gradients agree through the user's gate") {

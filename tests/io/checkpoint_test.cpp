@@ -226,10 +226,9 @@ TEST_CASE("A checkpoint keeps its own keys and names to itself") {
                   moxie::config_error);
 
   moxie::write_safetensors(folder / "future", {}, {{"moxie.checkpoint", "2"}});
-  CHECK(error_of([&] {
-          moxie::load_checkpoint(folder / "future", model.p);
-        }) == "moxie::load_checkpoint: '" +
-                  (folder / "future").string() + "' has version '2', expected '1'");
+  CHECK(error_of([&] { moxie::load_checkpoint(folder / "future", model.p); }) ==
+        "moxie::load_checkpoint: '" + (folder / "future").string() +
+            "' has version '2', expected '1'");
   CHECK(error_of([&] {
           static_cast<void>(moxie::read_checkpoint_metadata(folder / "future"));
         }).starts_with("moxie::read_checkpoint_metadata: '"));

@@ -161,7 +161,8 @@ TEST_CASE_TEMPLATE("DeviceRoutes checks sizes, and gives unit weights where ther
         "moxie::DeviceRoutes: layer 1 has 2 choices and 0 weights, expected [2 x 2] of both");
   CHECK(refused({-2, -1, {0, 1}, {1, 1}}) ==
         "moxie::DeviceRoutes: layer 1 has 2 choices and 2 weights, expected [-2 x -1] of both");
-  const DeviceRoutes<B> routes(backend, {{2, 1, {0, 1}, {}}, {2, 1, {0, 1}, {1, 0}}, {0, 2, {}, {}}});
+  const DeviceRoutes<B> routes(backend,
+                               {{2, 1, {0, 1}, {}}, {2, 1, {0, 1}, {1, 0}}, {0, 2, {}, {}}});
   CHECK(routes.layers()[0].weights == Routes<B>::Weights::unit);
   CHECK(!routes.layers()[0].weight);
   CHECK(routes.layers()[1].weights == Routes<B>::Weights::given);

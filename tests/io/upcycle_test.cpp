@@ -91,8 +91,7 @@ TEST_CASE("an upcycled ViT gives at step 0 what the dense one gives") {
   const UpcycleReport report = upcycle(folder / "dense", moe.parameters());
   CHECK(largest_difference(scores(moe), scores(dense)) < 1e-13);
   CHECK(report.repeated == 8);  // two kernels and two biases in each of two blocks
-  CHECK(report.copied ==
-        static_cast<Index>(dense.parameters().entries().size()) - report.repeated);
+  CHECK(report.copied == static_cast<Index>(dense.parameters().entries().size()) - report.repeated);
   CHECK(report.kept == std::vector<std::string>{"Encoder/encoderblock_0/Moe/Router/kernel",
                                                 "Encoder/encoderblock_2/Moe/Router/kernel"});
 }
@@ -152,8 +151,8 @@ TEST_CASE("a dense file that does not fit is refused by name, and nothing is cha
   other.add({.name = "Moe/Mlp/gate/kernel", .shape = {4, 8, 12}, .expert_axis = true});
   other.initialize(0);
   const std::string names = message_of<io_error>([&] { upcycle(file, other); });
-  CHECK(names.find("'Moe/Mlp/gate/kernel' [4 x 8 x 12] has nothing to start from: there is no 'Mlp/gate/kernel' [8 x 12]") !=
-        std::string::npos);
+  CHECK(names.find("'Moe/Mlp/gate/kernel' [4 x 8 x 12] has nothing to start from: there is no "
+                   "'Mlp/gate/kernel' [8 x 12]") != std::string::npos);
   CHECK(names.find("finds no place") != std::string::npos);
   CHECK(message_of<config_error>([&] { upcycle(file, other, {.noise = -1}); }) ==
         "moxie::upcycle: noise is -1, expected 0 to 1e30");

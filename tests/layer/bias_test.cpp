@@ -213,7 +213,8 @@ TEST_CASE("a rate of 0 keeps no bias, and one that is negative or not finite is 
   CHECK_THROWS_WITH_AS((Bench{backend, 2, 2, -1.0, TopKRouter{}}),
                        "moxie::BiasBalance: rate is -1, expected a finite number >= 0",
                        config_error);
-  const WithBias endless{BiasBalance{.rate = std::numeric_limits<double>::infinity()}, TopKRouter{}};
+  const WithBias endless{BiasBalance{.rate = std::numeric_limits<double>::infinity()},
+                         TopKRouter{}};
   CHECK_THROWS_WITH_AS(endless.check(2),
                        "moxie::BiasBalance: rate is inf, expected a finite number >= 0",
                        config_error);

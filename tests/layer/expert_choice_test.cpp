@@ -157,10 +157,12 @@ TEST_CASE("experts that choose, and soft slots, need a number of slots") {
   B backend;
   const auto make = [&](const auto& router) {
     return message_of<config_error>([&] {
-      MoeLayer(backend, MoeShape{.width = 5, .experts = 3}, router, Dropless{}, FeedForward<Gelu>{.hidden = 6});
+      MoeLayer(backend, MoeShape{.width = 5, .experts = 3}, router, Dropless{},
+               FeedForward<Gelu>{.hidden = 6});
     });
   };
-  const std::string_view begin = "moxie::MoeLayer: the capacity is Dropless, but this router fills every slot";
+  const std::string_view begin =
+      "moxie::MoeLayer: the capacity is Dropless, but this router fills every slot";
   CHECK(make(Choose(noise, {})).starts_with(begin));
   CHECK(make(SparseExpertChoiceRouter{}).starts_with(begin));
   CHECK(make(SoftRouter{}).starts_with(begin));

@@ -70,15 +70,13 @@ TEST_CASE("slots that are all filled have no priority and do not overflow") {
     CHECK(why == "no error");
 }
 
-TEST_CASE_TEMPLATE("layers whose experts choose, or whose slots are soft, refuse such capacities", R,
-                   ExpertChoiceRouter, SoftRouter) {
+TEST_CASE_TEMPLATE("layers whose experts choose, or whose slots are soft, refuse such capacities",
+                   R, ExpertChoiceRouter, SoftRouter) {
   B backend;
   const auto make = [&](const char* rule, const char* first, const char* policy) {
     return message_of<config_error>([&] {
       const AnyCapacity slots = FixedCapacity{2};
-      (void)MoeLayer{backend,
-                     MoeShape{.width = 2, .experts = 2, .group = 4},
-                     R{},
+      (void)MoeLayer{backend, MoeShape{.width = 2, .experts = 2, .group = 4}, R{},
                      WithOverflow{make_overflow(policy),
                                   WithPriority{make_priority(first),
                                                TrainEval{slots, make_capacity(rule, 1.0)}}},

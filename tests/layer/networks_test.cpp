@@ -200,7 +200,8 @@ TEST_CASE("Networks' memory suffices for any load, and a pass allocates nothing"
 
 TEST_CASE("a network whose memory grows in steps may not fit, which is said before y is written") {
   using B = CpuBackend<double>;
-  B backend(CpuOptions{.product = &eigen_products});  // whose products of experts work in no memory of the tape
+  B backend(CpuOptions{
+      .product = &eigen_products});  // whose products of experts work in no memory of the tape
   // 8 slots for up to 128 rows: 8 rows already fill what 128 rows fill.
   const auto make = [](const Scope<B>& scope) {
     return MoeLayer{scope, MoeShape{.width = 2, .experts = 8}, TopKRouter{.k = 1},

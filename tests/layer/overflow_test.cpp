@@ -55,10 +55,11 @@ TEST_CASE("IdentityOverflow refuses experts of another output width") {
                    WithOverflow{IdentityOverflow{}, FixedCapacity{1}},
                    FeedForward<Gelu>{.hidden = 3, .output = 5}};
   };
-  CHECK_THROWS_WITH_AS(make(),
-                       "moxie::MoeLayer: dropped weight is returned to the token itself "
-                       "(IdentityOverflow), but the experts map a width of 2 to 5, expected the same",
-                       config_error);
+  CHECK_THROWS_WITH_AS(
+      make(),
+      "moxie::MoeLayer: dropped weight is returned to the token itself "
+      "(IdentityOverflow), but the experts map a width of 2 to 5, expected the same",
+      config_error);
 }
 
 TEST_CASE("NextChoice drops less, and weighs by the gate of the expert that serves") {
@@ -102,7 +103,8 @@ TEST_CASE("recorded drops stay drops under NextChoice") {
   const Routes<B> given{.choice = {choice.data(), 3, 2}};
   layer.forward({x.data(), 3, 4}, {y.data(), 3, 4}, tape, Pass<B>{}.with({&given, 1}));
   for (Index t = 0; t < 3; ++t)
-    for (Index k = 0; k < 2; ++k) CHECK(tape->routing.choice(t, k) == choice[std::size_t(t * 2 + k)]);
+    for (Index k = 0; k < 2; ++k)
+      CHECK(tape->routing.choice(t, k) == choice[std::size_t(t * 2 + k)]);
 }
 
 }  // namespace overflow_test

@@ -90,7 +90,8 @@ TEST_CASE("a pass that does not fit says what was expected") {
 
   const Moe<B> tight = make_moe(backend, Config<B>{.output = 3, .capacity = FixedCapacity{1}});
   auto small = tight.make_tape(8);
-  const test::Buffer<std::int32_t, B> two(backend, {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1});
+  const test::Buffer<std::int32_t, B> two(backend,
+                                          {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1});
   CHECK(message_of<shape_error>([&] {
           const Routes<B> routes{.choice = two.view(8, 2)};
           tight.forward(ConstMatrix<B>(memory.view(8, 5)), memory.view(8, 3), small,
@@ -109,7 +110,8 @@ TEST_CASE("a pass that does not fit says what was expected") {
   const test::Buffer<std::int32_t, B> gone(backend, 8, -6);
   CHECK(replay({.choice = gone.view(8, 1)})
             .starts_with("moxie::MoeLayer::forward: pass.routes: choice(0, 0) is -6, expected"));
-  const test::Buffer<std::int32_t, B> both(backend, {2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4});
+  const test::Buffer<std::int32_t, B> both(
+      backend, {2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4, 2, -4});
   CHECK(replay({.choice = both.view(8, 2)}) ==
         "moxie::MoeLayer::forward: pass.routes: token 0 has expert 2 twice, expected distinct "
         "experts");
@@ -139,7 +141,8 @@ TEST_CASE("a MoE layer goes back once a forward, and not after one that was refu
   Runner<Moe<B>> runner(layer, 8);
   const std::vector<double> x = normals(40, 1);
   const auto backward = [&] { return message_of<error>([&] { runner.backward(x); }); };
-  const std::string_view refused = "moxie::MoeLayer::backward: there was no forward on this tape since";
+  const std::string_view refused =
+      "moxie::MoeLayer::backward: there was no forward on this tape since";
   CHECK(backward().starts_with(refused));
   runner.forward(x);
   CHECK(backward() == "no error");
@@ -183,7 +186,8 @@ TEST_CASE("a backward that threw halfway is not repeated: it has added some grad
     executor.calls_left = fails;
     CHECK(backward() == "no more");
     executor.calls_left = 1000000;
-    CHECK(backward().starts_with("moxie::MoeLayer::backward: there was no forward on this tape since"));
+    CHECK(backward().starts_with(
+        "moxie::MoeLayer::backward: there was no forward on this tape since"));
   }
 }
 
@@ -193,7 +197,8 @@ TEST_CASE("a pass of more assignments than 32 bits can number is refused") {
   const Moe<B> layer = make_moe(backend, Config<B>{.group = 4});
   constexpr Index tokens = Index{1} << 30;
   CHECK(message_of<shape_error>([&] { (void)layer.routing_shape(tokens, Mode::train); }) ==
-        "moxie::MoeLayer: 1073741824 tokens are up to 2147483648 assignments, expected at most 2147483647: they are "
+        "moxie::MoeLayer: 1073741824 tokens are up to 2147483648 assignments, expected at most "
+        "2147483647: they are "
         "numbered in 32 bits");
   CHECK(layer.routing_shape(tokens - 4, Mode::train).assignments == 2147483640);
 }

@@ -91,8 +91,8 @@ TEST_CASE("a replay returns the weight of recorded drops as the pass did") {
   using B = CpuBackend<double>;
   using Weights = Routes<B>::Weights;
   B backend;
-  const MoeLayer layer{backend, MoeShape{.width = 2, .experts = 2, .seed = 1},
-                       TopKRouter{.k = 2}, WithOverflow{IdentityOverflow{}, FixedCapacity{1}},
+  const MoeLayer layer{backend, MoeShape{.width = 2, .experts = 2, .seed = 1}, TopKRouter{.k = 2},
+                       WithOverflow{IdentityOverflow{}, FixedCapacity{1}},
                        FeedForward<Gelu>{.hidden = 3}};
   using L = std::remove_cv_t<decltype(layer)>;
   Runner<L> runner(layer, 3);

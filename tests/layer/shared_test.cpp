@@ -108,8 +108,7 @@ TEST_CASE("WithShared goes back once a forward, and writes nothing after one tha
     layer.forward({in.data(), 4, 5}, {y.data(), 4, 3}, tape, {});
   };
   const auto backward = [&] {
-    return message_of<error>(
-        [&] { layer.backward({dy.data(), 4, 3}, {dx.data(), 4, 5}, tape); });
+    return message_of<error>([&] { layer.backward({dy.data(), 4, 3}, {dx.data(), 4, 5}, tape); });
   };
   const auto gradients = [&] {
     return testing::detail::to_host(backend, layer.parameters().gradients());

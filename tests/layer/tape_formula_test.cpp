@@ -25,9 +25,9 @@ constexpr Gradients every_gradients[] = {Gradients::none, Gradients::input, Grad
 
 template <class R>
 auto layer_of(B& backend, const TapeShape& s, const R& router, const AnyCapacity& capacity) {
-  return MoeLayer(
-      backend, MoeShape{.width = s.width, .experts = s.experts, .group = s.group, .seed = 7}, router,
-      capacity, FeedForward<Gelu>{.hidden = s.hidden, .output = s.output});
+  return MoeLayer(backend,
+                  MoeShape{.width = s.width, .experts = s.experts, .group = s.group, .seed = 7},
+                  router, capacity, FeedForward<Gelu>{.hidden = s.hidden, .output = s.output});
 }
 
 /// `s.capacity` is what `capacity` gives for its group.
@@ -108,7 +108,8 @@ TEST_CASE("the formula gives what one computes from the page by hand") {
   const TapeFormula all(s, Gradients::all);
   CHECK(all.kept == 4 * (2 * 32768 + 4 * 8192 + 2 * 8192) + 256 + 256);
   CHECK(all.saved == 4 * 8192 * (512 + 2 * 2064));
-  CHECK(all.scratch == 4 * (8192 * (1 + 512 + 2064) + 2 * 32768 + 8192) + 1064960 + 8 * 2 * 4 * 512 * 2048);
+  CHECK(all.scratch ==
+        4 * (8192 * (1 + 512 + 2064) + 2 * 32768 + 8192) + 1064960 + 8 * 2 * 4 * 512 * 2048);
   CHECK(all.total() == 305414656);
   const TapeFormula none(s, Gradients::none);
   CHECK(none.saved == 0);

@@ -36,8 +36,8 @@ std::vector<double> convolve(const WindowShape& s, const std::vector<double>& x,
               const Index py = oy * s.stride + i - s.padding, px = ox * s.stride + j - s.padding;
               if (py < 0 || py >= s.height || px < 0 || px >= s.width) continue;
               sum += x[static_cast<std::size_t>((py * s.width + px) * s.channels + c)] *
-                     kernel[static_cast<std::size_t>(
-                         ((i * s.size + j) * s.channels + c) * outputs + o)];
+                     kernel[static_cast<std::size_t>(((i * s.size + j) * s.channels + c) * outputs +
+                                                     o)];
             }
         y.push_back(sum);
       }
@@ -108,13 +108,12 @@ TEST_CASE_TEMPLATE("ResidualBlock obeys the Layer laws", B, MOXIE_DOUBLE_BACKEND
     for (const Index stride : {1, 2})
       check<B>(4, {.most_inputs = 60, .most_per_entry = 20, .strided = false},
                [&](const auto& scope) {
-                 return moxie::ResidualBlock<B, moxie::Gelu>(
-                     scope, {.height = 4,
-                             .width = 3,
-                             .channels = 3,
-                             .output = stride == 1 ? 3 : 5,
-                             .stride = stride,
-                             .norm = norm});
+                 return moxie::ResidualBlock<B, moxie::Gelu>(scope, {.height = 4,
+                                                                     .width = 3,
+                                                                     .channels = 3,
+                                                                     .output = stride == 1 ? 3 : 5,
+                                                                     .stride = stride,
+                                                                     .norm = norm});
                });
 }
 
@@ -136,8 +135,7 @@ TEST_CASE("a residual network without norms starts as its shortcuts") {
   B backend;
   const auto scope = moxie::root(backend);
   const moxie::ResidualBlock<B> block(
-      scope,
-      {.height = 3, .width = 3, .channels = 2, .output = 2, .norm = moxie::PixelNorm::none});
+      scope, {.height = 3, .width = 3, .channels = 2, .output = 2, .norm = moxie::PixelNorm::none});
   scope.parameters->initialize(1);
   const auto x = moxie::test::normals(2 * 18, 3);
   CHECK(moxie::test::outputs(block, x, 2) == x);
@@ -156,7 +154,7 @@ TEST_CASE("convolutions and residual networks refuse sizes that make no sense") 
         "moxie::Convolution: padding is 3, expected 0 to 2 (size less one)");
   CHECK(message({.height = 4, .width = 2, .channels = 1, .size = 5, .padding = 1}) ==
         "moxie::Convolution: size is 5, expected at most that of the padded image, 6 x 4");
-  CHECK(message_of<moxie::config_error>(
-            [&] { moxie::ResidualNetwork<B>(backend, {.widths = {}}); }) ==
-        "moxie::ResidualNetwork: widths is empty, expected one number a stage");
+  CHECK(message_of<moxie::config_error>([&] {
+          moxie::ResidualNetwork<B>(backend, {.widths = {}});
+        }) == "moxie::ResidualNetwork: widths is empty, expected one number a stage");
 }

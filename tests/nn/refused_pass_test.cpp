@@ -78,7 +78,8 @@ TEST_CASE("a network goes back once a forward, and not after one that was refuse
   CHECK(forward({}) == "no error");
   const std::vector<std::int32_t> mask(3, 1);
   CHECK(forward({.mask = {mask.data(), 3}})
-            .starts_with("moxie::Vit::forward: pass.mask has 3 entries, expected one for each of the "));
+            .starts_with(
+                "moxie::Vit::forward: pass.mask has 3 entries, expected one for each of the "));
   const Routes<B> far{.rank = 7};
   CHECK(forward(Pass<B>{}.with({&far, 1})).starts_with("moxie::MoeLayer::forward: pass.routes"));
   CHECK(backward().starts_with("moxie::Vit::backward: there was no forward on this tape since"));
@@ -93,8 +94,9 @@ TEST_CASE("parameters that were never initialized are named") {
   auto tape = layer.make_tape(2);
   const std::vector<double> x(4);
   std::vector<double> y(4);
-  CHECK(message_of([&] { layer.forward({x.data(), 2, 2}, {y.data(), 2, 2}, tape); })
-            .starts_with("moxie::Parameters: they are not initialized"));
+  CHECK(message_of([&] {
+          layer.forward({x.data(), 2, 2}, {y.data(), 2, 2}, tape);
+        }).starts_with("moxie::Parameters: they are not initialized"));
 }
 
 TEST_CASE("an AnyLayer refuses a tape that it did not make") {
@@ -103,8 +105,9 @@ TEST_CASE("an AnyLayer refuses a tape that it did not make") {
   AnyTape<B> tape;
   const std::vector<double> x(64);
   std::vector<double> y(3);
-  CHECK(message_of([&] { vit.forward({x.data(), 1, 64}, {y.data(), 1, 3}, tape, {}); }) ==
-        "moxie::AnyLayer: this tape was never bound: make it with make_tape of this layer");
+  CHECK(message_of([&] {
+          vit.forward({x.data(), 1, 64}, {y.data(), 1, 3}, tape, {});
+        }) == "moxie::AnyLayer: this tape was never bound: make it with make_tape of this layer");
 }
 
 TEST_CASE("attention refuses a tape that was made for other workers") {
@@ -118,7 +121,9 @@ TEST_CASE("attention refuses a tape that was made for other workers") {
   const std::vector<double> x(64, 0.5);
   std::vector<double> y(64, 7.0);
   const auto forward = [&] {
-    return message_of<config_error>([&] { attention.forward({x.data(), 8, 8}, {y.data(), 8, 8}, *tape, {}); });
+    return message_of<config_error>([&] {
+      attention.forward({x.data(), 8, 8}, {y.data(), 8, 8}, *tape, {});
+    });
   };
   cpu = B(three);
   CHECK(forward() == "moxie::CpuBackend: the executor has 3 workers, the tape was made for 2");
@@ -129,7 +134,8 @@ TEST_CASE("attention refuses a tape that was made for other workers") {
 TEST_CASE("a tape of a negative number of rows is refused") {
   B cpu;
   const Vit<B> vit = make_vit(cpu, 1);
-  CHECK(message_of([&] { (void)make_tape(vit, -5); }) == "moxie::make_tape: rows is -5, expected >= 0");
+  CHECK(message_of([&] { (void)make_tape(vit, -5); }) ==
+        "moxie::make_tape: rows is -5, expected >= 0");
 }
 
 }  // namespace refused_pass_test

@@ -78,7 +78,8 @@ TEST_CASE("OpenMpExecutor finishes all tasks and throws the exception of the low
 }
 
 TEST_CASE("OpenMpExecutor refuses to have no thread") {
-  CHECK_THROWS_WITH_AS(OpenMpExecutor(0), "moxie::OpenMpExecutor: threads must be at least 1, got 0",
+  CHECK_THROWS_WITH_AS(OpenMpExecutor(0),
+                       "moxie::OpenMpExecutor: threads must be at least 1, got 0",
                        moxie::config_error);
 }
 

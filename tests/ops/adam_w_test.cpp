@@ -30,7 +30,7 @@ TEST_CASE("AdamW in float makes a moment 0 before it is a denormal number") {
   step();
   CHECK(m[0] == doctest::Approx(9e-30).epsilon(1e-6));
   CHECK(m[1] == 0.0F);
-  CHECK(v[0] == 0.0F);  // 0.9995e-30
+  CHECK(v[0] == 0.0F);                  // 0.9995e-30
   for (int i = 0; i < 21; ++i) step();  // 9e-30 * 0.9^21 = 0.98e-30
   CHECK(m[0] == 0.0F);
   CHECK(m[69] == 0.0F);

@@ -3,12 +3,12 @@
 #include <cmath>
 #include <vector>
 
-#include "support/kernels.hpp"
 #include "moxie/backend/cpu/eigen_product.hpp"
 #include "moxie/backend/thread_pool.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/ops/attention.hpp"
 #include "support/backends.hpp"
+#include "support/kernels.hpp"
 
 using namespace moxie;
 

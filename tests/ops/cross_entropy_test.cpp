@@ -82,8 +82,8 @@ TEST_CASE_TEMPLATE("softmax_cross_entropy of numbers made by hand", B, MOXIE_TES
 TEST_CASE_TEMPLATE("sigmoid_cross_entropy gives the reference's numbers", B, MOXIE_TEST_BACKENDS) {
   using T = typename B::Scalar;
   B backend = make_backend<B>();
-  const test::Buffer<T, B> scores(backend, {T(3.58), T(-0.797), T(-0.815), T(3.41), T(-3.442), T(-4.223),
-                                      T(-4.314), T(-2.096)});
+  const test::Buffer<T, B> scores(backend, {T(3.58), T(-0.797), T(-0.815), T(3.41), T(-3.442),
+                                            T(-4.223), T(-4.314), T(-2.096)});
   const test::Buffer<T, B> labels(backend, {0, 1, 0, 0, T(0.3), 0, 0, T(0.7)});
   const test::Buffer<T, B> losses(backend, 2, T(0));
   sigmoid_cross_entropy(backend, scores.view(2, 4), labels.view(2, 4), losses.view(), {});
@@ -141,7 +141,8 @@ TEST_CASE_TEMPLATE("Losses of scores have the gradients of central differences",
             (sizeof(T) == sizeof(float) ? 1e-5 : 1e-8));
   };
 
-  const test::Buffer<T, B> scores(backend, from(z)), other(backend, from(q)), labels(backend, from(y));
+  const test::Buffer<T, B> scores(backend, from(z)), other(backend, from(q)),
+      labels(backend, from(y));
   const test::Buffer<T, B> losses(backend, rows, T(0)), d(backend, rows * classes, T(0)),
       d_other(backend, rows * classes, T(0));
   const auto view = [&](const test::Buffer<T, B>& b) { return b.view(rows, classes); };

@@ -83,7 +83,8 @@ Doubles semi_dual(const Doubles& q, Index m, Index n, double a, double b, const 
   const auto columns = [&] {
     for (Index j = 0; j < n; ++j) {
       Doubles v;
-      for (Index i = 0; i < m; ++i) v.push_back((alpha[to_size(i)] + q[to_size(i * n + j)]) / (o.gamma * b));
+      for (Index i = 0; i < m; ++i)
+        v.push_back((alpha[to_size(i)] + q[to_size(i * n + j)]) / (o.gamma * b));
       const Doubles p = project(v, o.nonzeros);
       for (Index i = 0; i < m; ++i) plan[to_size(i * n + j)] = b * p[to_size(i)];
     }

@@ -16,8 +16,8 @@
 namespace transformer_test {
 
 using namespace moxie;
-using test::to_size;
 using moxie::test::make_backend;
+using test::to_size;
 
 namespace {
 
@@ -86,11 +86,13 @@ TEST_CASE_TEMPLATE("layer_norm_rows equals the loop, in place too", B, MOXIE_TES
     std::vector<double> expected;
     for (Index r = 0; r < rows; ++r) {
       double mean = 0, variance = 0;
-      for (Index c = 0; c < cols; ++c) mean += in[to_size(r * cols + c)] / static_cast<double>(cols);
+      for (Index c = 0; c < cols; ++c)
+        mean += in[to_size(r * cols + c)] / static_cast<double>(cols);
       for (Index c = 0; c < cols; ++c)
         variance += std::pow(in[to_size(r * cols + c)] - mean, 2) / static_cast<double>(cols);
       for (Index c = 0; c < cols; ++c)
-        expected.push_back((in[to_size(r * cols + c)] - mean) / std::sqrt(variance + 1e-6) * s[to_size(c)] +
+        expected.push_back((in[to_size(r * cols + c)] - mean) / std::sqrt(variance + 1e-6) *
+                               s[to_size(c)] +
                            b[to_size(c)]);
     }
     check_near(y.dense(), expected, cols == 1 ? 1e-3 : tolerance<T>);
@@ -205,7 +207,8 @@ TEST_CASE_TEMPLATE("Element-wise operations on rows with gaps", B, MOXIE_TEST_BA
   const std::vector<double> left = a.dense(), right = b.dense(), one = row.dense();
   const auto expect = [&](const auto& value) {
     std::vector<double> expected;
-    for (Index i = 0; i < rows * cols; ++i) expected.push_back(value(to_size(i), to_size(i % cols)));
+    for (Index i = 0; i < rows * cols; ++i)
+      expected.push_back(value(to_size(i), to_size(i % cols)));
     check_near(out.dense(), expected, tolerance<T>);
     CHECK(out.gaps_kept());
   };

@@ -213,8 +213,9 @@ TEST_CASE("Optimizers refuse what makes no sense, before anything is written") {
   CHECK_THROWS_AS(Adam(moxie::AdamW{.beta2 = -0.1}, m.p), moxie::config_error);
   CHECK_THROWS_AS(Adam(moxie::AdamW{.epsilon = 0}, m.p), moxie::config_error);
   TwoScopes<moxie::CpuBackend<float>> narrow;  // whose second moments below 1e-30 are 0
-  CHECK_THROWS_WITH_AS(moxie::AdamW::State<moxie::CpuBackend<float>>(moxie::AdamW{.epsilon = 1e-16}, narrow.p),
-                       "moxie::AdamW: epsilon must be >= 1e-12 in float, got 1e-16", moxie::config_error);
+  CHECK_THROWS_WITH_AS(
+      moxie::AdamW::State<moxie::CpuBackend<float>>(moxie::AdamW{.epsilon = 1e-16}, narrow.p),
+      "moxie::AdamW: epsilon must be >= 1e-12 in float, got 1e-16", moxie::config_error);
   CHECK_NOTHROW(Adam(moxie::AdamW{.epsilon = 1e-16}, m.p));
   CHECK_THROWS_AS(moxie::Sgd::State<B>(moxie::Sgd{.momentum = 1}, m.p), moxie::config_error);
   CHECK_THROWS_WITH_AS(Adam(moxie::AdamW{.decay = Decay::kernels(-1)}, m.p),

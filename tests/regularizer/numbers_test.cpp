@@ -108,7 +108,8 @@ TEST_CASE_TEMPLATE("for the same logits, losses give the numbers of other librar
   near(TutelLoad{.weight = 1}, .002391);
 }
 
-TEST_CASE_TEMPLATE("load losses see noise that is as good as none as none", B, MOXIE_TEST_BACKENDS) {
+TEST_CASE_TEMPLATE("load losses see noise that is as good as none as none", B,
+                   MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
   const std::vector<double> logits{1, 2, 0, -1, 0, 0, 3, 1}, noise(8, 0.0);
   const auto loss = [&](const auto& a, double deviation) {

@@ -235,14 +235,16 @@ TEST_CASE("the gradient off the diagonal keeps its digits where one expert takes
     Ids pairs;
     for (std::int32_t t = 0; t < 64; ++t) {
       for (Index e = 0; e < experts; ++e)
-        probs.push_back(static_cast<float>(e == 0 ? 1 : 1e-4 * (1 + 0.1 * static_cast<double>((t + e) % 7))));
+        probs.push_back(
+            static_cast<float>(e == 0 ? 1 : 1e-4 * (1 + 0.1 * static_cast<double>((t + e) % 7))));
       pairs.insert(pairs.end(), {t, (t + 32) % 64});
     }
     const PairwiseConsistency a{.weight = 1, .diagonal = 0, .off_diagonal = 1};
     const OfGates<B> got(backend, a, experts, probs, pairs);
     const Definition wanted(a, experts, probs, pairs);
     for (std::size_t i = 0; i < probs.size(); ++i)
-      CHECK(static_cast<double>(got.d_probs[i]) == doctest::Approx(wanted.d_probs[i]).epsilon(1e-5));
+      CHECK(static_cast<double>(got.d_probs[i]) ==
+            doctest::Approx(wanted.d_probs[i]).epsilon(1e-5));
   }
 }
 

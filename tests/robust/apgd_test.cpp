@@ -113,9 +113,9 @@ TEST_CASE_TEMPLATE("scores that are not numbers are no right answer, and reach n
     }
   }
   moxie::test::Buffer<std::int32_t, B> standing(backend, 4, 7);
-  backend.for_each(4, moxie::detail::CorrectPoint<B>{moxie::ConstMatrix<B>(scores.view(4, 4)),
-                                                     moxie::ConstIntVector<B>(y.view()),
-                                                     standing.view()});
+  backend.for_each(
+      4, moxie::detail::CorrectPoint<B>{moxie::ConstMatrix<B>(scores.view(4, 4)),
+                                        moxie::ConstIntVector<B>(y.view()), standing.view()});
   CHECK(standing.to_vector() == std::vector<std::int32_t>{1, 0, 0, 1});
   moxie::test::Buffer<T, B> hits(backend, 4, 7);
   const moxie::test::Buffer<T, B> labels(backend, {1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0});
@@ -160,8 +160,8 @@ TEST_CASE_TEMPLATE("every loss of APGD breaks points inside the ball, more than 
     moxie::RunAttack attack{moxie::LayerTarget{model},
                             Apgd{.threat = {.eps = eps}, .loss = loss, .iterations = 40}, images};
     attack(data.batch(), data.adv(), data.standing.view());
-    const int broken = moxie::test::check_fallen(backend, data, attack,
-                                                 std::vector<std::int32_t>(images, 1));
+    const int broken =
+        moxie::test::check_fallen(backend, data, attack, std::vector<std::int32_t>(images, 1));
     CHECK(broken > 5);
     CHECK(broken < images - 5);
   }

@@ -228,9 +228,9 @@ TEST_CASE("what is not known certifies nothing, unless it has no weight") {
   for (const double bad : {std::nan(""), -1.0}) {
     const double lip[] = {2, bad};
     const MixtureConstants c{.gate = gate, .gate_lip = hard, .expert_lip = {lip, 2, 1}};
-    CHECK(moxie::test::message_of<moxie::numeric_error>([&] {
-            moxie::certify_mixture(f, 0, c);
-          }).starts_with("moxie::mixture_slope: expert 1 has the gate 0 of constant 0, outputs of "
+    CHECK(
+        moxie::test::message_of<moxie::numeric_error>([&] { moxie::certify_mixture(f, 0, c); })
+            .starts_with("moxie::mixture_slope: expert 1 has the gate 0 of constant 0, outputs of "
                          "constant"));
   }
   const double logits[] = {1, 0}, kernel[] = {1, NAN};
@@ -252,9 +252,8 @@ TEST_CASE("certificates are rounded down, whatever is added up") {
   // makes 2^-54; both outputs move by 2^-56 R
   const double p[] = {0x1.5555555555557p-2, 3 * 0x1p-55};
   const double slope = 0x1p-56;
-  const MixtureConstants slow{.gate = {ones.data(), 1},
-                              .gate_lip = {zeros.data(), 1},
-                              .expert_lip = {&slope, 1, 1}};
+  const MixtureConstants slow{
+      .gate = {ones.data(), 1}, .gate_lip = {zeros.data(), 1}, .expert_lip = {&slope, 1, 1}};
   CHECK(moxie::certify_dual(p, 0, .75, slow).radius <= 1.0 / 3);
 }
 

@@ -99,8 +99,8 @@ struct Mixture {
     for (Index k = 0; k < classes; ++k) {
       Numbers column;
       for (Index i = 0; i < width; ++i) column.push_back(expert[at(e)][at(i * classes + k)]);
-      out.push_back(moxie::gated_slope(
-          f[at(k)], gate, moxie::linf_bound(Matrix(column.data(), width, 1)).value));
+      out.push_back(moxie::gated_slope(f[at(k)], gate,
+                                       moxie::linf_bound(Matrix(column.data(), width, 1)).value));
     }
     return out;
   }
@@ -117,8 +117,7 @@ struct Dual {
   Numbers outputs(const Numbers& x) const {
     const Numbers s = part(standard, x), r = part(robust, x);
     Numbers out;
-    for (std::size_t k = 0; k < s.size(); ++k)
-      out.push_back((1 - alpha) * s[k] + alpha * r[k]);
+    for (std::size_t k = 0; k < s.size(); ++k) out.push_back((1 - alpha) * s[k] + alpha * r[k]);
     return out;
   }
   Numbers slopes(const Mixture& m, const Numbers& x) const {
@@ -142,8 +141,8 @@ struct Dual {
         std::fmin(standard.route(x), robust.route(x)));
     out.alone = {.applicable = false};
     if (probabilities)
-      out.alone = moxie::within_route(
-          moxie::certify_dual(part(robust, x), y, alpha, constants(r)), robust.route(x));
+      out.alone = moxie::within_route(moxie::certify_dual(part(robust, x), y, alpha, constants(r)),
+                                      robust.route(x));
     return out;
   }
 };

@@ -159,8 +159,8 @@ TEST_CASE_TEMPLATE("FAB and Square break points inside ball and box and leave ot
     data.label_by(backend, model);
     moxie::RunAttack attack{moxie::LayerTarget{model}, policy, images};
     attack(data.batch(), data.adv(), data.standing.view());
-    const int broken = moxie::test::check_fallen(backend, data, attack,
-                                                 std::vector<std::int32_t>(images, 1));
+    const int broken =
+        moxie::test::check_fallen(backend, data, attack, std::vector<std::int32_t>(images, 1));
     CHECK(broken > 4);
     CHECK(broken < images - 3);
   };

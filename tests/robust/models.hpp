@@ -114,8 +114,7 @@ int check_fallen(B& backend, const AttackData<B>& data, RunAttack<M, A>& attack,
       REQUIRE(static_cast<double>(adv[j]) <= threat.high);
       if (threat.norm == Norm::linf) REQUIRE(std::abs(d) <= threat.eps);
     }
-    if (fallen && threat.norm == Norm::l2)
-      CHECK(std::sqrt(square) <= threat.eps * (1 + 4e-16));
+    if (fallen && threat.norm == Norm::l2) CHECK(std::sqrt(square) <= threat.eps * (1 + 4e-16));
   }
   return fell;
 }

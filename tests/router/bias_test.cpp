@@ -61,6 +61,7 @@ TEST_CASE_TEMPLATE("WithBias obeys the Router laws", B, MOXIE_TEST_BACKENDS) {
 
 TEST_CASE("BiasBalance refuses a negative rate") {
   const WithBias router{BiasBalance{.rate = -1}, TopKRouter{}};
-  CHECK_THROWS_WITH_AS((void)router.bias_rate(), "moxie::BiasBalance: rate is -1, expected a finite number >= 0",
+  CHECK_THROWS_WITH_AS((void)router.bias_rate(),
+                       "moxie::BiasBalance: rate is -1, expected a finite number >= 0",
                        config_error);
 }

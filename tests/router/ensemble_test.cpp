@@ -18,8 +18,7 @@ using testing::SparseFixture;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
 
-namespace {
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE_TEMPLATE("WithBlocks: a row's softmax is over the experts of its member", B,
                    MOXIE_TEST_BACKENDS) {
@@ -66,7 +65,8 @@ TEST_CASE_TEMPLATE("WithBlocks gives what the router gives that sees a block alo
       Ints wanted;
       for (Index t = 0; t < tokens; ++t) {
         const Index member = (first + t) / rows % members;
-        for (Index e = 0; e < size; ++e) own.push_back(logits[to_size(t * experts + member * size + e)]);
+        for (Index e = 0; e < size; ++e)
+          own.push_back(logits[to_size(t * experts + member * size + e)]);
       }
       alone.set_logits(own);
       router.route(backend, alone.context, alone.routing);
@@ -108,7 +108,8 @@ TEST_CASE_TEMPLATE("WithBlocks: noise stays inside the block, and has a block's 
   double squares = 0;
   for (Index t = 0; t < tokens; ++t)
     for (Index e = 0; e < 3; ++e)
-      squares += std::pow(static_cast<double>(noisy[to_size(t * 6 + t % 2 * 3 + e)]), 2) / (3 * tokens);
+      squares +=
+          std::pow(static_cast<double>(noisy[to_size(t * 6 + t % 2 * 3 + e)]), 2) / (3 * tokens);
   CHECK(std::sqrt(squares) == doctest::Approx(s / 3).epsilon(0.03));
 }
 

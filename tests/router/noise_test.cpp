@@ -80,7 +80,8 @@ TEST_CASE_TEMPLATE("an expert's noise does not depend on how many experts there 
   for (const Index experts : {1, 2, 3, 4, 5, 8}) {
     const auto few = noise_of(backend, noise, {.tokens = 7, .experts = experts});
     for (Index t = 0; t < 7; ++t)
-      for (Index e = 0; e < experts; ++e) CHECK(few[to_size(t * experts + e)] == many[to_size(t * 9 + e)]);
+      for (Index e = 0; e < experts; ++e)
+        CHECK(few[to_size(t * experts + e)] == many[to_size(t * 9 + e)]);
   }
 }
 

@@ -13,8 +13,8 @@
 #include "support/numbers.hpp"
 
 using namespace moxie;
-using test::to_size;
 using test::check_near;
+using test::to_size;
 using testing::SparseFixture;
 using testing::detail::Draw;
 using Ints = std::vector<std::int32_t>;
@@ -44,7 +44,8 @@ Ints by_definition(const SigmoidTopKRouter& r, const std::vector<T>& ranked) {
   std::sort(groups.begin(), groups.end());
   std::vector<std::pair<T, std::int32_t>> inside;
   for (Index i = 0; i < r.top_groups; ++i)
-    for (Index e = groups[to_size(i)].second * size; e < (groups[to_size(i)].second + 1) * size; ++e)
+    for (Index e = groups[to_size(i)].second * size; e < (groups[to_size(i)].second + 1) * size;
+         ++e)
       inside.emplace_back(-ranked[to_size(e)], static_cast<std::int32_t>(e));
   std::sort(inside.begin(), inside.end());
   Ints out;
@@ -132,7 +133,8 @@ TEST_CASE_TEMPLATE(
       for (Index k = 0; k < router.k; ++k)
         CHECK(testing::near(
             static_cast<double>(weights[to_size(t * router.k + k)]),
-            static_cast<double>(probs[to_size(t * experts + wanted[to_size(t * router.k + k)])]) / sum,
+            static_cast<double>(probs[to_size(t * experts + wanted[to_size(t * router.k + k)])]) /
+                sum,
             1e-5));
     }
   }

@@ -11,8 +11,7 @@ using namespace moxie;
 using namespace moxie::test;
 using testing::detail::Draw;
 
-namespace {
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE_TEMPLATE("SoftRouter: two tokens and two slots by hand", B, MOXIE_TEST_BACKENDS) {
   B backend = make_backend<B>();

@@ -148,12 +148,10 @@ TEST_CASE_TEMPLATE("a drop that was recorded stays a choice", B, MOXIE_TEST_BACK
   };
   // Alike; in another order; a drop that is served now; none before; another second, where the
   // first was dropped.
-  const TokenExperts before =
-      read({0, 1, 0, 1, 2, dropped_route(1), -1, -1, 0, dropped_route(2)},
-           {0, 4, 1, 5, 6, -1, -1, -1, 2, -1});
+  const TokenExperts before = read({0, 1, 0, 1, 2, dropped_route(1), -1, -1, 0, dropped_route(2)},
+                                   {0, 4, 1, 5, 6, -1, -1, -1, 2, -1});
   CHECK(before == experts({{{0}, {1}}, {{0}, {1}}, {{2}, {1, false}}, {}, {{0}, {2, false}}}));
-  const TokenExperts after =
-      read({0, 1, 1, 0, 2, 1, 0, -1, 0, 1}, {0, 5, 6, 1, 9, 7, 2, -1, 3, 8});
+  const TokenExperts after = read({0, 1, 1, 0, 2, 1, 0, -1, 0, 1}, {0, 5, 6, 1, 9, 7, 2, -1, 3, 8});
   const RoutingChange change = routing_change(before, after);
   CHECK(change.top1 == doctest::Approx(2.0 / 5));
   CHECK(change.set == doctest::Approx(2.0 / 5));

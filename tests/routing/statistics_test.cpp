@@ -34,8 +34,8 @@ RoutingStatistics of(B& backend, testing::SparseFixture<B>& f) {
 
 TEST_CASE_TEMPLATE("routing statistics of a hand-made routing", B, MOXIE_TEST_BACKENDS) {
   B backend = test::make_backend<B>();
-  testing::SparseFixture<B> f(
-      backend, {.tokens = 4, .experts = 4, .choices = 1, .group = 4, .capacity = 2});
+  testing::SparseFixture<B> f(backend,
+                              {.tokens = 4, .experts = 4, .choices = 1, .group = 4, .capacity = 2});
   f.set_mode(Mode::eval);
   f.set_probs({0.7, 0.1, 0.1, 0.1, 0.5, 0.5, 0, 0, 0.25, 0.25, 0.25, 0.25, 1, 0, 0, 0});
   f.set_choices({0, 0, 0, 1});
@@ -250,7 +250,8 @@ TEST_CASE("the logarithm of a probability is that of the library") {
           2e-7F * std::fmax(1.0F, std::fabs(std::log(p))));
   }
   for (float p = 1; p > 1.2e-38F; p *= 0.71F)
-    CHECK(std::fabs(detail::log_probability(p) - std::log(p)) <= 2e-7F * std::fmax(1.0F, -std::log(p)));
+    CHECK(std::fabs(detail::log_probability(p) - std::log(p)) <=
+          2e-7F * std::fmax(1.0F, -std::log(p)));
   CHECK(detail::log_probability(0.0F) == 0);
   CHECK(detail::log_probability(1e-40F) == 0);
   CHECK(detail::log_probability(0.0) == 0);

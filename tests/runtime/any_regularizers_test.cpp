@@ -159,7 +159,9 @@ TEST_CASE("the values of the parts outlive what later layers do, and the backwar
     for (Index i = 0; i < tokens * 4; ++i) x.push_back(std::sin(0.7 * static_cast<double>(i)));
     std::vector<double> y(x.size());
     std::vector<double> dx(x.size());
-    const auto values = [&] { return testing::detail::to_host(backend, any.values(tapes[0].sums[0])); };
+    const auto values = [&] {
+      return testing::detail::to_host(backend, any.values(tapes[0].sums[0]));
+    };
     first.forward({x.data(), tokens, 4}, {y.data(), tokens, 4}, tapes[0]);
     const std::vector<double> wanted = values();
     REQUIRE(wanted[0] > 0);

@@ -65,7 +65,8 @@ TEST_CASE("a router of one piece cannot follow an overflow to the next choice") 
   CHECK(message_of([&] { (void)make(backend, TopKRouter{}, "next_choice"); }) == "no error");
 }
 
-TEST_CASE("a router of one piece routes, and refuses routes from outside before anything is written") {
+TEST_CASE(
+    "a router of one piece routes, and refuses routes from outside before anything is written") {
   B backend;
   const auto layer = make(backend, Whole{}, "drop");
   const auto reference = make(backend, TopKRouter{.k = 1}, "drop");

@@ -56,8 +56,8 @@ TEST_CASE("a name that there is not is refused with the nearest one") {
 
 TEST_CASE("make_layer says why options do not go together") {
   const auto plan = [](MoeConfig& c) { c.router.combine_source = CombineSource::plan; };
-  for (const char* router : {"softmax_token_choice", "softmax_expert_choice",
-                             "sigmoid_token_choice", "hash", "uniform"})
+  for (const char* router :
+       {"softmax_token_choice", "softmax_expert_choice", "sigmoid_token_choice", "hash", "uniform"})
     CHECK(refused(plan, router) ==
           "moxie::RouterRegistry: router '" + std::string(router) +
               "' cannot use combine_source plan (it makes no plan): expected softmax_noisy or "
@@ -103,12 +103,11 @@ TEST_CASE("make_layer says why options do not go together") {
   const auto renormalize = [](MoeConfig& c) { c.router.renormalize = true; };
   for (const std::string& router : all_routers<B>()) {
     CAPTURE(router);
-    const std::string why = router == "soft"           ? "it chooses nothing"
-                            : experts_choose(router)   ? "its experts choose tokens, which have no "
-                                                         "k weights"
-                            : router == "hash" ||
-                                    router == "uniform" ? "its weights are 1 / k"
-                                                        : "";
+    const std::string why = router == "soft"         ? "it chooses nothing"
+                            : experts_choose(router) ? "its experts choose tokens, which have no "
+                                                       "k weights"
+                            : router == "hash" || router == "uniform" ? "its weights are 1 / k"
+                                                                      : "";
     const std::string who = router == "soft" ? "moxie::make_layer" : "moxie::RouterRegistry";
     CHECK(refused(renormalize, router) ==
           (why.empty() ? "no error"
@@ -173,9 +172,9 @@ TEST_CASE("a capacity that says two things, or one without effect, is refused by
     return refused([&](MoeConfig& c) { c.capacity = capacity; });
   };
   for (const double bad : {-1.0, 0.0, std::nan("")})
-    CHECK(said({.eval_factor = bad}) ==
-          "moxie::make_capacity: eval_factor is " + moxie::detail::message(bad) +
-              ", expected a number > 0, or none (as in training)");
+    CHECK(said({.eval_factor = bad}) == "moxie::make_capacity: eval_factor is " +
+                                            moxie::detail::message(bad) +
+                                            ", expected a number > 0, or none (as in training)");
   for (const Index bad : {-3, 0})
     CHECK(said({.slots = bad}) == "moxie::make_capacity: slots is " + std::to_string(bad) +
                                       ", expected >= 1, or none (by rule and factor)");

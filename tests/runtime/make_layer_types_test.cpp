@@ -210,7 +210,8 @@ TEST_CASE("shared experts and a residual perceptron by name are WithShared and R
   CHECK(residual.moe_layers() == 1);
   std::vector<std::string> names;
   for (const ParameterEntry& e : residual.parameters().entries())
-    if (e.name.starts_with("coefficient/") || e.name.starts_with("Residual/")) names.push_back(e.name);
+    if (e.name.starts_with("coefficient/") || e.name.starts_with("Residual/"))
+      names.push_back(e.name);
   CHECK(names.size() == 6);
 }
 

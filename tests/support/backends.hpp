@@ -2,8 +2,8 @@
 
 #include <doctest/doctest.h>
 
-#include "support/kernels.hpp"
 #include "support/buffer.hpp"
+#include "support/kernels.hpp"
 
 /// The backends that typed tests run on, how a test gets one, and memory of theirs that a test can
 /// fill and read. A test body written so runs unchanged on a backend whose memory the host cannot

@@ -54,8 +54,8 @@ struct TapeFormula {
     const std::size_t weights = all && r >= 512 * s.experts
                                     ? bytes(s.experts * (packed(d, hidden) + packed(hidden, o)))
                                     : 0;
-    scratch = bytes(r) + bytes(r * d) + 2 * bytes(te) + bytes(tk) +
-              (all ? 1 : 2) * bytes(r * h) + products + weights;
+    scratch = bytes(r) + bytes(r * d) + 2 * bytes(te) + bytes(tk) + (all ? 1 : 2) * bytes(r * h) +
+              products + weights;
   }
 
   /// Of `n` >= 1 such layers, one after another.

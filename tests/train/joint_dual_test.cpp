@@ -81,8 +81,7 @@ struct Data {
   }
 };
 
-const RtEr rt_er{.attack = {.pgd = {.threat = {.eps = 0.05}, .step = 0.02, .steps = 3}},
-                 .beta = 2};
+const RtEr rt_er{.attack = {.pgd = {.threat = {.eps = 0.05}, .step = 0.02, .steps = 3}}, .beta = 2};
 const moxie::AdamW adam{.decay = moxie::Decay::none()};
 
 template <class V>
@@ -133,8 +132,8 @@ TEST_CASE("the upper level moves both models, or as released the standard one") 
   for (const auto which : {JointOptions::Upper::both, JointOptions::Upper::standard}) {
     const Dual model = dual(backend);
     auto& p = model.parameters();
-    moxie::train::JointDualStep step{model, rt_er, moxie::Supervised{}, adam, images,
-                                     JointOptions{.upper = which}};
+    moxie::train::JointDualStep step{model, rt_er,  moxie::Supervised{},
+                                     adam,  images, JointOptions{.upper = which}};
     const auto standard = part(p, "Standard");
     const auto robust = part(p, "Robust");
     step.upper()(data.batch(), 1e-2, {.seed = 1});
@@ -298,8 +297,7 @@ TEST_CASE("a sweep of alpha as text") {
   const std::vector<moxie::AlphaPoint> points{
       {.alpha = 0.5, .count = {.images = 8, .clean = 6, .robust = 1}},
       {.alpha = 0.7, .count = {.images = 3, .clean = 1, .robust = 0}}};
-  CHECK(moxie::to_csv(points) ==
-        "alpha,images,sa,ra\n0.5,8,75,12.5\n0.7,3,33.333333333333336,0\n");
+  CHECK(moxie::to_csv(points) == "alpha,images,sa,ra\n0.5,8,75,12.5\n0.7,3,33.333333333333336,0\n");
   CHECK(moxie::to_json(points) ==
         "[{\"alpha\": 0.5, \"images\": 8, \"sa\": 75, \"ra\": 12.5}, "
         "{\"alpha\": 0.7, \"images\": 3, \"sa\": 33.333333333333336, \"ra\": 0}]");

@@ -151,8 +151,7 @@ class Oracle {
     for (Index j = 0; j < out; ++j) y[static_cast<std::size_t>(j)] += bias[j];
     return y;
   }
-  std::vector<double> product(const std::string& name, const double* x, Index in,
-                              Index out) const {
+  std::vector<double> product(const std::string& name, const double* x, Index in, Index out) const {
     const double* w = values(name);
     std::vector<double> y(static_cast<std::size_t>(out));
     for (Index i = 0; i < in; ++i)
@@ -189,8 +188,8 @@ TEST_CASE("gradients of RT-ER against differences, for every choice of experts a
     using enum RtEr::Experts;
     for (const RtEr::Experts which : {second, all, all_mean})
       for (const RtEr::Delta delta : {RtEr::Delta::own, RtEr::Delta::shared})
-        check_gradient(
-            model, RtEr{.attack = fixed(), .beta = 3, .experts = which, .delta = delta}, data, 3);
+        check_gradient(model, RtEr{.attack = fixed(), .beta = 3, .experts = which, .delta = delta},
+                       data, 3);
   }
 }
 
@@ -267,8 +266,7 @@ TEST_CASE("an expert's own attack hurts that expert more than one on the whole m
     }
     return sum;
   };
-  const moxie::TrainingAttack strong{
-      .pgd = {.threat = {.eps = 0.1}, .step = 0.02, .steps = 20}};
+  const moxie::TrainingAttack strong{.pgd = {.threat = {.eps = 0.1}, .step = 0.02, .steps = 20}};
   CHECK(loss({.attack = strong}) > loss({.attack = strong, .delta = RtEr::Delta::shared}) + 0.01);
 }
 
@@ -434,7 +432,7 @@ TEST_CASE("robust objectives refuse what makes no sense") {
     using M = std::remove_cvref_t<decltype(of)>;
     return moxie::test::message_of<moxie::config_error>([&] {
       moxie::OwnedObjectiveState<M, std::remove_cvref_t<decltype(objective)>> state(objective, of,
-                                                                                     2);
+                                                                                    2);
     });
   };
   CHECK(message(RtEr{.beta = -1}, model) ==

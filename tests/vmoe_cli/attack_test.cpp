@@ -38,7 +38,7 @@ TEST_CASE("attack counts what stands, whatever the batch and the threads") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data", 16, 7);
   REQUIRE(run(train(data, folder / "run") + Arguments{"--moe", "every-1"}).code == 0);
-  const Arguments pgd{folder / "run", "--attack", "pgd", "--eps",  "32/255",   "--steps", "7",
+  const Arguments pgd{folder / "run", "--attack", "pgd",    "--eps", "32/255", "--steps", "7",
                       "--n",          "0",        "--seed", "3"};
   const json all = attacked(folder, pgd + Arguments{"--batch", "21", "--threads", "1"});
   CHECK(all.at("images") == 21);
@@ -49,8 +49,8 @@ TEST_CASE("attack counts what stands, whatever the batch and the threads") {
   CHECK(broke > 0);
   CHECK(all.at("ra").get<double>() ==
         doctest::Approx(all.at("sa").get<double>() - 100.0 * static_cast<double>(broke) / 21));
-  CHECK(all.at("members") == json::parse(R"([{"name": "pgd", "broke": )" + std::to_string(broke) +
-                                         "}]"));
+  CHECK(all.at("members") ==
+        json::parse(R"([{"name": "pgd", "broke": )" + std::to_string(broke) + "}]"));
   const json& parts = all.at("parts");
   CHECK(parts.at("definition") == "isolated");
   CHECK(parts.at("attack").at("steps") == 7);
@@ -94,15 +94,13 @@ TEST_CASE("attack has every attack and says what each member of the ensemble bro
   const auto data = write_images(folder / "data", 16, 5, 1);
   REQUIRE(run(train(data, folder / "run") + Arguments{"--pooling", "token"}).code == 0);
   for (const char* name : {"apgd_ce", "apgd_dlr", "fab_t", "square", "vmoe_pgd"}) {
-    const json figures = attacked(folder, {folder / "run", "--attack", name, "--eps", "24/255",
-                                           "--steps", "6", "--n", "6"});
+    const json figures = attacked(
+        folder, {folder / "run", "--attack", name, "--eps", "24/255", "--steps", "6", "--n", "6"});
     CHECK(figures.at("members")[0].at("name") == name);
     CHECK(figures.at("attack").at("steps") == 6);
     CHECK(figures.at("attack").contains("step") == (std::string(name) == "vmoe_pgd"));
-    CHECK(figures.at("parts").at("attack").at("steps") == (figures.at("attack").at("name") ==
-                                                                   "vmoe_pgd"
-                                                               ? 6
-                                                               : 50));
+    CHECK(figures.at("parts").at("attack").at("steps") ==
+          (figures.at("attack").at("name") == "vmoe_pgd" ? 6 : 50));
   }
   const json all = attacked(folder, {folder / "run", "--steps", "3", "--n", "6"});
   CHECK(all.at("attack").at("name") == "auto_attack");
@@ -145,8 +143,9 @@ TEST_CASE("RA-E and RA-R are of the last image of an attack") {
               .code == 0);
   // With one expert there is one route: all parts of the model are the whole of it, and the same
   // images count in isolation and in transfer, however far each step goes.
-  const Arguments wild{folder / "run", "--attack", "pgd", "--eps",       "64/255",
-                       "--steps",      "6",        "--n", "0",           "--step-size", "100/255"};
+  const Arguments wild{folder / "run", "--attack", "pgd", "--eps", "64/255",
+                       "--steps",      "6",        "--n", "0",     "--step-size",
+                       "100/255"};
   const json isolated = attacked(folder, wild).at("parts");
   const json transfer = attacked(folder, wild + Arguments{"--definition", "transfer"}).at("parts");
   CHECK(isolated.at("ra_e") == transfer.at("ra_e"));
@@ -186,13 +185,14 @@ TEST_CASE("attack shows its progress, as a bar on a terminal, and stops for Ctrl
 
 TEST_CASE("figures are written whatever bytes the model's path has") {
   const TemporaryFolder folder;
-  REQUIRE(run(train(write_images(folder / "data"), folder / "run") + Arguments{"--epochs", "1"})
-              .code == 0);
+  REQUIRE(
+      run(train(write_images(folder / "data"), folder / "run") + Arguments{"--epochs", "1"}).code ==
+      0);
   const auto odd = folder / "run-\xff";  // no UTF-8
   std::filesystem::rename(folder / "run", odd);
   const auto page = folder / "attack.html";
-  const json figures = attacked(folder, {odd, "--attack", "pgd", "--steps", "1", "--n", "3",
-                                         "--report", page});
+  const json figures =
+      attacked(folder, {odd, "--attack", "pgd", "--steps", "1", "--n", "3", "--report", page});
   CHECK(figures.at("checkpoint").get<std::string>() == Containing("/run-\xef\xbf\xbd/"));
   CHECK(std::filesystem::exists(page));
   const Ending eval = run({"eval", odd});
@@ -225,8 +225,9 @@ TEST_CASE("attack writes a page of the points that fell") {
 
 TEST_CASE("attack refuses what makes no sense") {
   const TemporaryFolder folder;
-  REQUIRE(run(train(write_images(folder / "data"), folder / "run") + Arguments{"--epochs", "1"})
-              .code == 0);
+  REQUIRE(
+      run(train(write_images(folder / "data"), folder / "run") + Arguments{"--epochs", "1"}).code ==
+      0);
   const std::string at = folder / "run";
   CHECK(refused({}) == Containing("vmoe attack: no path came, expected a checkpoint or a run's"));
   CHECK(refused({at, "--attack", "pdg"}) ==

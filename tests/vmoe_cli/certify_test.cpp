@@ -49,8 +49,9 @@ TEST_CASE("certify says why a vision transformer has no certificate, and bounds 
   CHECK(dense.at("layers").empty());
   CHECK(dense.at("radii").size() == 5);
 
-  REQUIRE(run(train(data, folder / "gated") + Arguments{"--epochs", "1", "--expert", "swiglu"})
-              .code == 0);
+  REQUIRE(
+      run(train(data, folder / "gated") + Arguments{"--epochs", "1", "--expert", "swiglu"}).code ==
+      0);
   REQUIRE(run({"certify", folder / "gated", "--json", file}).code == 0);
   const json gated = json::parse(read_file(file)).at("layers")[0];
   CHECK(gated.at("experts_l2").is_null());
@@ -132,14 +133,15 @@ TEST_CASE("a dual model of two checkpoints has sound radii, alone and at each al
   REQUIRE(run(train_mixture(data, standard, "supervised") + bounded).code == 0);
   REQUIRE(run(train_mixture(data, hard, "adversarial") + bounded).code == 0);
   const std::string radii = "1e-9,1e-4,1/255";
-  const Ending swept =
-      run({"dual", standard, hard, "--space", "probability", "--alphas", "0.4,0.8,1", "--steps", "1",
-           "--radii", radii, "--json", folder / "sweep.json", "--out", mixed, "--alpha", "0.8"});
+  const Ending swept = run({"dual", standard, hard, "--space", "probability", "--alphas",
+                            "0.4,0.8,1", "--steps", "1", "--radii", radii, "--json",
+                            folder / "sweep.json", "--out", mixed, "--alpha", "0.8"});
   REQUIRE_MESSAGE(swept.code == 0, swept.err);
   CHECK(swept.out == Containing("certificate: sound"));
   CHECK(swept.out == Containing("alpha 0.4\nL-inf radius  certified %  limited by route %  robust "
                                 "part alone %  both parts %  published *%\n"));
-  CHECK(swept.out == Containing("* by the published formula: a diagnostic, which promises nothing"));
+  CHECK(swept.out ==
+        Containing("* by the published formula: a diagnostic, which promises nothing"));
   const json sweep = json::parse(read_file(folder / "sweep.json"));
   CHECK(sweep.at("certificate") == "sound");
   CHECK(sweep.at("images") == 15);
@@ -175,7 +177,8 @@ TEST_CASE("a dual model of two checkpoints has sound radii, alone and at each al
 
   const Ending one = run({"certify", mixed, "--radii", radii, "--json", folder / "one.json"});
   REQUIRE_MESSAGE(one.code == 0, one.err);
-  CHECK(one.out == Containing("dual model in the space log_probability, alpha 0.8\n15 test images"));
+  CHECK(one.out ==
+        Containing("dual model in the space log_probability, alpha 0.8\n15 test images"));
   const json figures = json::parse(read_file(folder / "one.json"));
   CHECK(figures.at("radii") == sweep.at("points")[1].at("radii"));
   CHECK(figures.at("model") == "dual model of mixtures of whole networks");

@@ -98,8 +98,8 @@ TEST_CASE("report compares models without experts, with class tokens and with so
   const auto data = write_images(folder / "data", 16, 7);
   const Arguments few{"--epochs", "1"};
   REQUIRE(run(train(data, folder / "dense") + few + Arguments{"--dense"}).code == 0);
-  const Arguments token{"--pooling", "token",          "--loss", "sigmoid", "--router",
-                        "soft",      "--group-images", "1"};
+  const Arguments token{"--pooling", "token", "--loss",         "sigmoid",
+                        "--router",  "soft",  "--group-images", "1"};
   REQUIRE(run(train(data, folder / "soft") + few + token).code == 0);
   const json page = compare(folder, {folder / "dense", folder / "soft", "--levels", "2"});
   CHECK(page.at("images").size() == 12);

@@ -40,8 +40,8 @@ TEST_CASE("a folder in which nobody may write is an error that names it") {
   fs::permissions(folder / "locked", fs::perms::owner_read | fs::perms::owner_exec);
   const Ending locked = run(train(data, folder / "locked" / "run"), {.ordinary = true});
   CHECK(locked.code == 1);
-  CHECK(locked.err == Containing("cannot make the output folder '" +
-                                 (folder / "locked" / "run").string()));
+  CHECK(locked.err ==
+        Containing("cannot make the output folder '" + (folder / "locked" / "run").string()));
   CHECK(locked.err == Containing("Permission denied"));
   CHECK(fs::is_empty(folder / "locked"));
   fs::permissions(folder / "locked", fs::perms::owner_all);

@@ -47,8 +47,8 @@ TEST_CASE("help lists every option with its default and goes to standard output"
 
   const Ending all = run({"--help"});
   CHECK(all.code == 0);
-  for (const char* command : {"train", "eval", "stability", "report", "attack", "certify", "dual",
-                              "upcycle"})
+  for (const char* command :
+       {"train", "eval", "stability", "report", "attack", "certify", "dual", "upcycle"})
     CHECK(all.out == Containing(command));
   CHECK(run({"eval", "--help"}).out == Containing("--threads N (0)"));
   const std::string certify = run({"certify", "--help"}).out;

@@ -226,13 +226,24 @@ TEST_CASE("the trainer refuses an idle flag that is typed, not one of a configur
 TEST_CASE("residual experts take images of which the preset's patches are no whole number") {
   const fixtures::TemporaryFolder folder;
   const auto data = write_images(folder / "data");  // 8 pixels, patches of 16
-  const Arguments all{"train",           "--data",    data,
-                      "--out",           folder / "run",
-                      "--config",        folder / "c.json",
-                      "--model",         "image_moe", "--image-expert",
-                      "resnet",          "--resnet-widths",
-                      "4",               "--experts", "2",
-                      "--batch",         "16",        "--epochs",
+  const Arguments all{"train",
+                      "--data",
+                      data,
+                      "--out",
+                      folder / "run",
+                      "--config",
+                      folder / "c.json",
+                      "--model",
+                      "image_moe",
+                      "--image-expert",
+                      "resnet",
+                      "--resnet-widths",
+                      "4",
+                      "--experts",
+                      "2",
+                      "--batch",
+                      "16",
+                      "--epochs",
                       "0.5"};
   const std::string text = R"({"preset": "b"})";
   fixtures::write_file(folder / "c.json", {text.begin(), text.end()});

@@ -68,11 +68,10 @@ TEST_CASE("damaged images and archives are refused by file") {
   refuse(folder, data, failed, "3.png", "truncated");
   std::ofstream(data / "train" / "dog" / "3.png") << "this is no picture";
   refuse(folder, data, failed, "3.png", ": neither PNG nor JPEG (starts with ");
-  for (const auto& [format, what] :
-       {std::pair{"tar", "truncated or corrupt archive ("},
-        {"tar.gz", "images.tar.gz: truncated gzip data, "},
-        {"tar.xz", "images.tar.xz: truncated or corrupt xz data ("},
-        {"zip", "images.zip: truncated or corrupt archive ("}}) {
+  for (const auto& [format, what] : {std::pair{"tar", "truncated or corrupt archive ("},
+                                     {"tar.gz", "images.tar.gz: truncated gzip data, "},
+                                     {"tar.xz", "images.tar.xz: truncated or corrupt xz data ("},
+                                     {"zip", "images.zip: truncated or corrupt archive ("}}) {
     const std::string name = std::string("images.") + format;
     fixtures::write_archive(folder / name, format, fixtures::small_image_folder("top"));
     cut(folder / name);
@@ -93,8 +92,7 @@ TEST_CASE("labels out of range and cut binary files are refused by file") {
   const fs::path cifar = folder / "cifar";
   fixtures::write_file(cifar / "test_batch.bin", fixtures::cifar({{0}, {1}}, 1));
   fixtures::write_file(cifar / "data_batch_1.bin", fixtures::cifar({{3}, {10}}, 1));
-  refuse(folder, cifar, failed, "data_batch_1.bin",
-         ": image 1 has label 10, expected 0 to 9");
+  refuse(folder, cifar, failed, "data_batch_1.bin", ": image 1 has label 10, expected 0 to 9");
   fixtures::write_file(cifar / "data_batch_1.bin", fixtures::cifar({{3}, {9}}, 1));
   cut(cifar / "data_batch_1.bin");
   fs::resize_file(cifar / "data_batch_1.bin", 3073 + 5);

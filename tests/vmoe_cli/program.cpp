@@ -166,20 +166,12 @@ Arguments train(const fs::path& data, const fs::path& out) {
 }
 
 Arguments train_mixture(const fs::path& data, const fs::path& out, const std::string& objective) {
-  const Arguments all{"train",           "--data",
-                      data,              "--out",
-                      out,               "--model",
-                      "image_moe",       "--image-expert",
-                      "resnet",          "--resnet-widths",
-                      "4",               "--experts",
-                      "2",               "--batch",
-                      "16",              "--epochs",
-                      "2",               "--robust-images",
-                      "12",              "--robust-steps",
-                      "2",               "--crop-padding",
-                      "0",               "--report-images",
-                      "2",               "--objective",
-                      objective};
+  const Arguments all{
+      "train",     "--data",         data,     "--out",           out, "--model",
+      "image_moe", "--image-expert", "resnet", "--resnet-widths", "4", "--experts",
+      "2",         "--batch",        "16",     "--epochs",        "2", "--robust-images",
+      "12",        "--robust-steps", "2",      "--crop-padding",  "0", "--report-images",
+      "2",         "--objective",    objective};
   return objective == "supervised" ? all : all + Arguments{"--attack-steps", "2"};
 }
 

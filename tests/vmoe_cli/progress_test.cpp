@@ -124,8 +124,7 @@ TEST_CASE("a run ends with the load of each expert, the accuracy and the share t
   const auto last = metrics(out).back();
   REQUIRE(last.at("layers").size() == 2);
   for (const auto& layer : last.at("layers")) {
-    const std::string begin =
-        "\nblock " + layer.at("block").dump() + ": load of the experts in %:";
+    const std::string begin = "\nblock " + layer.at("block").dump() + ": load of the experts in %:";
     const std::size_t at = ending.out.find(begin);
     REQUIRE(at != std::string::npos);
     std::istringstream line(ending.out.substr(at + begin.size()));

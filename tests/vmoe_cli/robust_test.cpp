@@ -102,9 +102,9 @@ TEST_CASE("two models become a dual one, which is swept, saved, and starts joint
 
   // What is saved mixes as what was swept, and is swept so again
   const auto space_of = [&](const Arguments& arguments) {
-    const Ending ending = run(Arguments{"dual", "--alphas", "0.5", "--steps", "1", "--json",
-                                        folder / "space.json"} +
-                              arguments);
+    const Ending ending =
+        run(Arguments{"dual", "--alphas", "0.5", "--steps", "1", "--json", folder / "space.json"} +
+            arguments);
     REQUIRE_MESSAGE(ending.code == 0, ending.err);
     return json::parse(read_file(folder / "space.json")).at("space");
   };

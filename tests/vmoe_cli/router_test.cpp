@@ -14,11 +14,16 @@ using nlohmann::json;
 
 namespace {
 
-const char* const routers[] = {"softmax_token_choice",   "sinkhorn_token_choice",
-                               "sparse_token_choice",    "sigmoid_token_choice",
-                               "softmax_expert_choice",  "sinkhorn_expert_choice",
-                               "sparse_expert_choice",   "soft",
-                               "hash",                   "uniform"};
+const char* const routers[] = {"softmax_token_choice",
+                               "sinkhorn_token_choice",
+                               "sparse_token_choice",
+                               "sigmoid_token_choice",
+                               "softmax_expert_choice",
+                               "sinkhorn_expert_choice",
+                               "sparse_expert_choice",
+                               "soft",
+                               "hash",
+                               "uniform"};
 
 json read_json(const std::filesystem::path& path) { return json::parse(read_file(path)); }
 
@@ -74,12 +79,25 @@ TEST_CASE("a router's own defaults stand unless a flag says otherwise") {
 TEST_CASE("a biased, jittered, gated model goes on bit for bit") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
-  const Arguments all = {"--router", "sigmoid_token_choice", "--bias-rate", "0.01",     "--jitter",
-                         "0.02",     "--gate",               "cosine",      "--expert", "swiglu",
-                         "--losses", "router_z=0.001,switch_balance", "--overflow", "next_choice",
-                         "--capacity-factor", "0.5"};
+  const Arguments all = {"--router",
+                         "sigmoid_token_choice",
+                         "--bias-rate",
+                         "0.01",
+                         "--jitter",
+                         "0.02",
+                         "--gate",
+                         "cosine",
+                         "--expert",
+                         "swiglu",
+                         "--losses",
+                         "router_z=0.001,switch_balance",
+                         "--overflow",
+                         "next_choice",
+                         "--capacity-factor",
+                         "0.5"};
   must_run(train(data, folder / "whole") + all);
-  must_run(train(data, folder / "half") + all + Arguments{"--checkpoint-every", "2", "--keep", "100"});
+  must_run(train(data, folder / "half") + all +
+           Arguments{"--checkpoint-every", "2", "--keep", "100"});
   const auto wanted = tensors(newest_checkpoint(folder / "whole"));
   CHECK(std::any_of(wanted.begin(), wanted.end(), [](const auto& t) {
     return t.first.find("Router/bias") != std::string::npos;
@@ -171,20 +189,21 @@ TEST_CASE("evaluation has its own priority") {
   const Arguments few = {"--eval-capacity-factor", "0.3", "--capacity-multiple", "1"};
   must_run(train(data, folder / "first") + few);
   must_run(train(data, folder / "best") + few + Arguments{"--eval-priority", "bpr"});
-  CHECK(tensors(newest_checkpoint(folder / "first")) == tensors(newest_checkpoint(folder / "best")));
+  CHECK(tensors(newest_checkpoint(folder / "first")) ==
+        tensors(newest_checkpoint(folder / "best")));
   const json first = metrics(folder / "first").back(), best = metrics(folder / "best").back();
   CHECK(first.at("dropped") == best.at("dropped"));
   CHECK(first.at("loss") != best.at("loss"));
 }
 
-TEST_CASE("a shared expert and a residual perceptron train beside the experts and count in the twin") {
+TEST_CASE(
+    "a shared expert and a residual perceptron train beside the experts and count in the twin") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
   const auto has = [&](const char* name, const char* part) {
     const auto all = tensors(newest_checkpoint(folder / name));
-    return std::any_of(all.begin(), all.end(), [&](const auto& t) {
-      return t.first.find(part) != std::string::npos;
-    });
+    return std::any_of(all.begin(), all.end(),
+                       [&](const auto& t) { return t.first.find(part) != std::string::npos; });
   };
   const auto model = [&](const char* name) {
     return read_json(folder / name / "config.json").at("model");

@@ -50,15 +50,14 @@ TEST_CASE("routers with fixed weights are upcycled too, and a capacity that was 
   const auto data = write_images(folder / "data");
   REQUIRE(run(train(data, folder / "dense") + Arguments{"--dense", "--k", "1"}).code == 0);
   for (const char* router : {"hash", "uniform"}) {
-    const Ending made =
-        run({"upcycle", folder / "dense", "--out", folder / router, "--router", router, "--k", "2"});
+    const Ending made = run(
+        {"upcycle", folder / "dense", "--out", folder / router, "--router", router, "--k", "2"});
     REQUIRE_MESSAGE(made.code == 0, made.err);
     CHECK(evaluated(folder / router).at("loss").get<double>() ==
           doctest::Approx(evaluated(folder / "dense").at("loss").get<double>()).epsilon(1e-5));
   }
-  const Ending tight =
-      run({"upcycle", folder / "dense", "--out", folder / "tight", "--capacity-factor", "0.5",
-           "--eval-capacity-factor", "0.5"});
+  const Ending tight = run({"upcycle", folder / "dense", "--out", folder / "tight",
+                            "--capacity-factor", "0.5", "--eval-capacity-factor", "0.5"});
   REQUIRE_MESSAGE(tight.code == 0, tight.err);
   CHECK(evaluated(folder / "tight").at("dropped").get<double>() > 0.2);
   const Ending idle = run({"upcycle", folder / "dense", "--out", folder / "idle", "--capacity",
@@ -71,8 +70,9 @@ TEST_CASE("what no finite score comes of has no accuracy") {
   const TemporaryFolder folder;
   const auto data = write_images(folder / "data");
   REQUIRE(run(train(data, folder / "dense") + Arguments{"--dense", "--k", "1"}).code == 0);
-  REQUIRE(run({"upcycle", folder / "dense", "--out", folder / "wild", "--expert-noise", "1e30"})
-              .code == 0);
+  REQUIRE(
+      run({"upcycle", folder / "dense", "--out", folder / "wild", "--expert-noise", "1e30"}).code ==
+      0);
   const Ending ending = run({"eval", folder / "wild"});
   CHECK(ending.code == 1);
   CHECK(ending.err == Containing("loss of the test images is nan: the model's scores are NaN"));

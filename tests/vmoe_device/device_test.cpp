@@ -55,8 +55,8 @@ void forget_after(const fs::path& run, const std::string& step) {
   REQUIRE(newest_checkpoint(run).filename() == "step-" + step + ".safetensors");
 }
 
-const Arguments six_steps{"--epochs", "1",       "--log-every", "1", "--checkpoint-every",
-                          "3",        "--threads", "2"};
+const Arguments six_steps{"--epochs",           "1", "--log-every", "1",
+                          "--checkpoint-every", "3", "--threads",   "2"};
 
 }  // namespace
 
@@ -126,17 +126,17 @@ TEST_CASE("what is made of a checkpoint does not depend on the backend") {
   CHECK(own.at("accuracy") == cpu.at("accuracy"));
   CHECK(own.at("layers").front().at("load") == cpu.at("layers").front().at("load"));
 
-  const Arguments stability{"stability", trained, "--images", "5", "--levels", "1", "--pgd", "0.1",
-                            "--pgd-steps", "2"};
+  const Arguments stability{"stability", trained, "--images", "5",           "--levels",
+                            "1",         "--pgd", "0.1",      "--pgd-steps", "2"};
   const json moved = figures(stability, on_device).at("models").front();
   const json expected = figures(stability, on_cpu).at("models").front();
   for (const char* view : {"crop", "flip", "pgd"})
     CHECK(moved.at(view).at("true_class_probability").get<double>() ==
           near(expected.at(view).at("true_class_probability")));
 
-  const Arguments attack{"attack",  trained, "--attack", "pgd",  "--steps", "2",
-                         "--eps",   "0.2",   "--n",      "6",    "--batch", "4",
-                         "--report", folder / "attack.html"};
+  const Arguments attack{
+      "attack", trained, "--attack", "pgd",     "--steps", "2",        "--eps",
+      "0.2",    "--n",   "6",        "--batch", "4",       "--report", folder / "attack.html"};
   const json broken = figures(attack, on_device), as = figures(attack, on_cpu);
   for (const char* key : {"sa", "ra", "broken", "routing_change"})
     CHECK(broken.at(key) == as.at(key));
@@ -164,8 +164,8 @@ TEST_CASE("robust training, dual models and upcycling run on a device") {
     CHECK(metrics(own, "final").front().at("robust").at("sa") ==
           near(metrics(cpu, "final").front().at("robust").at("sa"), 0.2));
   }
-  const Arguments sweep{"dual",     cpu,   "--n",     "4",   "--steps", "1",
-                        "--alphas", "0.7", "--radii", "0.01"};
+  const Arguments sweep{"dual", cpu,        "--n", "4",       "--steps",
+                        "1",    "--alphas", "0.7", "--radii", "0.01"};
   CHECK(figures(sweep, on_device).at("points") == figures(sweep, on_cpu).at("points"));
 
   const fs::path dense = folder / "dense", grown = folder / "grown";

@@ -38,9 +38,17 @@ json fake_attack(int side, int channels, int images, const std::vector<int>& blo
       return all;
     };
     points.push_back(
-        {{"number", 100 + i}, {"label", i % 3}, {"height", side}, {"width", side},
-         {"channels", channels}, {"linf", 8.0 / 255}, {"l2", 1.5}, {"scale", 15.9},
-         {"clean", pixels(0)}, {"change", pixels(1)}, {"attacked", pixels(2)},
+        {{"number", 100 + i},
+         {"label", i % 3},
+         {"height", side},
+         {"width", side},
+         {"channels", channels},
+         {"linf", 8.0 / 255},
+         {"l2", 1.5},
+         {"scale", 15.9},
+         {"clean", pixels(0)},
+         {"change", pixels(1)},
+         {"attacked", pixels(2)},
          {"before", {{"prediction", i % 3}, {"probability", 0.9}, {"routes", routes(0)}}},
          {"after", {{"prediction", (i + 1) % 3}, {"probability", 0.6}, {"routes", routes(1)}}}});
   }
@@ -50,19 +58,28 @@ json fake_attack(int side, int channels, int images, const std::vector<int>& blo
   for (const std::string& name : classes)
     margins.push_back({{"class", name}, {"images", 7}, {"clean", 2.5}, {"attacked", -0.5}});
   for (int i = 0; i < images; ++i) broken.push_back(100 + i);
-  const json parts = blocks.empty() ? json{{"defined", false}, {"reason", "no MoE layers"}}
-                                    : json{{"defined", true}, {"definition", "isolated"},
-                                           {"ra_e", 12.5}, {"ra_r", 50.0}};
+  const json parts =
+      blocks.empty()
+          ? json{{"defined", false}, {"reason", "no MoE layers"}}
+          : json{{"defined", true}, {"definition", "isolated"}, {"ra_e", 12.5}, {"ra_r", 50.0}};
   return {{"figures",
            {{"checkpoint", "run/checkpoint/step-00000010.safetensors"},
             {"attack", {{"name", "auto_attack"}, {"norm", "linf"}, {"eps", 8.0 / 255}}},
-            {"images", 21}, {"seed", 3}, {"sa", 80.0}, {"ra", 10.0}, {"broken", broken},
+            {"images", 21},
+            {"seed", 3},
+            {"sa", 80.0},
+            {"ra", 10.0},
+            {"broken", broken},
             {"members", json::array({{{"name", "apgd-ce"}, {"broke", images}}})},
             {"margins", margins},
             {"routing_change", {{"images", images}, {"layers", layers}}},
             {"parts", parts}}},
-          {"classes", classes}, {"blocks", blocks}, {"experts", 8}, {"patch", 4},
-          {"grid", {grid, grid}}, {"images", points}};
+          {"classes", classes},
+          {"blocks", blocks},
+          {"experts", 8},
+          {"patch", 4},
+          {"grid", {grid, grid}},
+          {"images", points}};
 }
 
 }  // namespace

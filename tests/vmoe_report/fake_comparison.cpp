@@ -62,11 +62,11 @@ int changed_patches(const Comparison& wanted, const ComparedModel& model, int le
 }
 
 Json comparison(const Comparison& wanted) {
-  Json out = {{"data", "images.tar.xz"},    {"classes", wanted.classes},
-              {"height", wanted.side},      {"width", wanted.side},
+  Json out = {{"data", "images.tar.xz"},     {"classes", wanted.classes},
+              {"height", wanted.side},       {"width", wanted.side},
               {"channels", wanted.channels}, {"seed", 7},
-              {"levels", wanted.levels},    {"noise", 0.25},
-              {"direction_steps", 28},      {"images", Json::array()},
+              {"levels", wanted.levels},     {"noise", 0.25},
+              {"direction_steps", 28},       {"images", Json::array()},
               {"models", Json::array()}};
   const auto values = static_cast<std::size_t>(wanted.side * wanted.side * wanted.channels);
   for (int i = 0; i < wanted.images; ++i) {
@@ -92,9 +92,9 @@ Json comparison(const Comparison& wanted) {
       probability.push_back(p);
       prediction.push_back(c);
     }
-    Json own = {{"name", model.name},          {"step", 1200},
-                {"patch", model.patch},        {"grid", {cells, cells}},
-                {"probability", probability},  {"prediction", prediction},
+    Json own = {{"name", model.name},         {"step", 1200},
+                {"patch", model.patch},       {"grid", {cells, cells}},
+                {"probability", probability}, {"prediction", prediction},
                 {"layers", Json::array()}};
     for (const int block : model.moe_blocks)
       own["layers"].push_back(layer_of(wanted, model, block));

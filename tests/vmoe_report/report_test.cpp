@@ -115,7 +115,8 @@ TEST_CASE_FIXTURE(RunFixture, "a long training curve is thinned to means of neig
   CHECK(train["steps"] == std::vector<int>(1500, 3));
 }
 
-TEST_CASE_FIXTURE(RunFixture, "a point of the training curve says of how many steps it is the mean") {
+TEST_CASE_FIXTURE(RunFixture,
+                  "a point of the training curve says of how many steps it is the mean") {
   std::vector<fake::Json> lines;
   for (const int step : {20, 40, 60, 63})
     lines.push_back({{"event", "train"}, {"step", step}, {"loss", 1}});

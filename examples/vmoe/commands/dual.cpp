@@ -14,8 +14,7 @@ namespace {
 class DualCommand final : public Command {
  public:
   DualCommand()
-      : Command("dual", "a standard and a robust model as one: accuracy by their mixing weight") {
-  }
+      : Command("dual", "a standard and a robust model as one: accuracy by their mixing weight") {}
 
   void add(CLI::App& app) override {
     const DualRequest defaults;

@@ -15,7 +15,8 @@ class Eval final : public Command {
   Eval() : Command("eval", "evaluate a checkpoint on test images") {}
 
   void add(CLI::App& app) override {
-    add_text(app, "checkpoint", checkpoint_, "PATH", "a checkpoint, or a run's folder for its newest");
+    add_text(app, "checkpoint", checkpoint_, "PATH",
+             "a checkpoint, or a run's folder for its newest");
     add_text(app, "--data", data_, "PATH", "other images than those it was trained beside");
     threads_.add(app);
     result_.add(app, "write the figures to this file");

@@ -30,8 +30,9 @@ class Report final : public Command {
 
   int run() override {
     if (flags_.paths().empty())
-      moxie::throw_config("vmoe report: no path came, expected the folder of a run for its report, "
-                          "or several runs or checkpoints to compare");
+      moxie::throw_config(
+          "vmoe report: no path came, expected the folder of a run for its report, "
+          "or several runs or checkpoints to compare");
     if (flags_.paths().size() == 1) {
       refuse_idle_flags();
       const std::filesystem::path folder = flags_.paths().front();

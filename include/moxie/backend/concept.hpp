@@ -33,7 +33,9 @@ concept BackendTypes = requires {
   typename B::Scalar;  // parameters, gradients, routing, losses
   typename B::Store;   // rows inside experts
   typename B::Space;   // HostSpace or DeviceSpace
-  { B::batch_invariant } -> std::convertible_to<bool>;  // are a row's bits independent of the batch?
+  {
+    B::batch_invariant
+    } -> std::convertible_to<bool>;  // are a row's bits independent of the batch?
 };
 template <class B>
 concept BackendMemory = requires(B& b, void* p, const void* q, std::size_t n, Vector<B> v,
@@ -84,7 +86,7 @@ concept BackendSorts = requires(B& b, Index n, int bits, IntVector<B> i, ConstIn
 
 template <class B>
 concept Backend = detail::BackendTypes<B> && detail::BackendMemory<B> && detail::BackendLoops<B> &&
-                  detail::BackendProducts<B> && detail::BackendSorts<B>;
+    detail::BackendProducts<B> && detail::BackendSorts<B>;
 
 /// Rows that one partial sum of `column_sums` covers: part of the result, since sums are not associative.
 inline constexpr Index sum_chunk = 256;

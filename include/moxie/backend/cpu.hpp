@@ -68,7 +68,9 @@ class CpuBackend : public detail::CpuTwins<T> {
   void copy(void* to, const void* from, std::size_t bytes) const {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
-  void copy_from_host(void* to, const void* from, std::size_t bytes) const { copy(to, from, bytes); }
+  void copy_from_host(void* to, const void* from, std::size_t bytes) const {
+    copy(to, from, bytes);
+  }
   void copy_to_host(void* to, const void* from, std::size_t bytes) const { copy(to, from, bytes); }
   template <class U>
   void fill(VectorView<U> v, std::type_identity_t<U> value) const;
@@ -110,7 +112,8 @@ class CpuBackend : public detail::CpuTwins<T> {
 
  private:
   static Level checked(const CpuOptions& options);
-  void check_column_sums(Index rows, Index cols, VectorView<T> out, VectorView<std::byte> scratch) const;
+  void check_column_sums(Index rows, Index cols, VectorView<T> out,
+                         VectorView<std::byte> scratch) const;
   static void check_product(const char* who, Op op_a, Op op_b, MatrixView<const T> a,
                             MatrixView<const T> b, MatrixView<T> c);
 

@@ -1,7 +1,8 @@
 #pragma once
 
 #if !defined(_OPENMP)
-#error "moxie/backend/openmp_executor.hpp needs OpenMP: link moxie::openmp, or compile with -fopenmp"
+#error \
+    "moxie/backend/openmp_executor.hpp needs OpenMP: link moxie::openmp, or compile with -fopenmp"
 #endif
 
 #include <omp.h>
@@ -42,7 +43,8 @@ class OpenMpExecutor final : public Executor {
     for (Index i = 0; i < tasks; ++i) {
       MOXIE_TRY {  // an exception must not leave the region
         task(i, omp_get_thread_num());
-      } MOXIE_CATCH(...) {
+      }
+      MOXIE_CATCH(...) {
         const std::lock_guard lock(error_mutex_);
         if (!error_ || i < error_task_) {
           error_ = std::current_exception();

@@ -33,7 +33,8 @@ class ThreadPool final : public Executor {
       for (int worker = 1; worker < threads; ++worker) {
         threads_.emplace_back([this, worker] { serve(worker); });
       }
-    } MOXIE_CATCH(...) {  // the machine has no more threads: take down those that run
+    }
+    MOXIE_CATCH(...) {  // the machine has no more threads: take down those that run
       stop();
       MOXIE_RETHROW;
     }
@@ -80,9 +81,8 @@ class ThreadPool final : public Executor {
     while (left > 0) {
       if (!unclaimed_.compare_exchange_weak(left, left - 1)) continue;
       const Index index = tasks_ - left;
-      MOXIE_TRY {
-        (*task_)(index, worker);
-      } MOXIE_CATCH(...) {
+      MOXIE_TRY { (*task_)(index, worker); }
+      MOXIE_CATCH(...) {
         const std::lock_guard lock(mutex_);
         if (!error_ || index < error_task_) {
           error_ = std::current_exception();
@@ -103,7 +103,8 @@ class ThreadPool final : public Executor {
       for (int spin = 0; spin < spins_ && unclaimed_.load() == 0 && !stop_.load(); ++spin) relax();
       if (unclaimed_.load() > 0) continue;
       std::unique_lock lock(mutex_);
-      sleepers_.fetch_add(1);  // before the look at `unclaimed_`: `run` does the two the other way round
+      sleepers_.fetch_add(
+          1);  // before the look at `unclaimed_`: `run` does the two the other way round
       wake_.wait(lock, [this] { return unclaimed_.load() > 0 || stop_.load(); });
       sleepers_.fetch_sub(1);
       if (stop_.load()) return;

@@ -54,7 +54,8 @@ template <Backend B>
 struct FirstPass {
   Index capacity = 0;       ///< C
   ConstIntVector<B> order;  ///< [T] order[j] is the token served j-th; empty: the lower token first
-  IntVector<B> held;  ///< [E*G] slots taken of expert e in group g, at e*G + g: counted up by `reroute`
+  /// [E*G] slots taken of expert e in group g, at e*G + g: counted up by `reroute`
+  IntVector<B> held;
   IntVector<B> work;  ///< [T] to use freely
 };
 

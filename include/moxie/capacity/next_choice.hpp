@@ -155,8 +155,7 @@ struct NextChoice {
 
   template <Backend B>
   void reroute(B& b, const Context<B>&, const FirstPass<B>& first, SparseRouting<B>& r) const {
-    b.for_each(r.shape.tokens,
-               detail::KeptFirst<B>{first.capacity, r.choice, r.slot, first.work});
+    b.for_each(r.shape.tokens, detail::KeptFirst<B>{first.capacity, r.choice, r.slot, first.work});
     b.for_each(r.shape.groups(),
                detail::RetryGroup<B>{detail::RankScores<B>(r), first, r.shape.group,
                                      r.shape.groups(), r.choice, r.slot},

@@ -30,10 +30,11 @@ void order_of(const C& capacity, B& b, const Context<B>& ctx, const SparseRoutin
 /// TrainEval{...}}`, or of the training capacity.
 template <Capacity Train, Capacity Eval>
 struct TrainEval {
-  static_assert(!requires(const Eval& e) { e.reroutes(); } &&
-                    !requires(const Eval& e) { e.returns_dropped(); },
-                "moxie::TrainEval: the overflow policy is one for training and evaluation: write "
-                "WithOverflow{policy, TrainEval{train, eval}}");
+  static_assert(
+      !requires(const Eval& e) { e.reroutes(); } &&
+          !requires(const Eval& e) { e.returns_dropped(); },
+      "moxie::TrainEval: the overflow policy is one for training and evaluation: write "
+      "WithOverflow{policy, TrainEval{train, eval}}");
 
   Train train{};
   Eval eval{};
@@ -45,16 +46,17 @@ struct TrainEval {
     return q.mode == Mode::train ? train.slots(q) : eval.slots(q);
   }
   template <Backend B>
-  requires(HasPriority<Train, B> || HasPriority<Eval, B>)
-  std::size_t order_bytes(const B& b, Index tokens) const {
+  requires(HasPriority<Train, B> || HasPriority<Eval, B>) std::size_t
+      order_bytes(const B& b, Index tokens)
+  const {
     const std::size_t in_training = detail::order_bytes_of(train, b, tokens);
     const std::size_t in_evaluation = detail::order_bytes_of(eval, b, tokens);
     return in_training > in_evaluation ? in_training : in_evaluation;
   }
   template <Backend B>
-  requires(HasPriority<Train, B> || HasPriority<Eval, B>)
-  void order(B& b, const Context<B>& ctx, const SparseRouting<B>& r, IntVector<B> order,
-             Scratch<B> scratch) const {
+  requires(HasPriority<Train, B> ||
+           HasPriority<Eval, B>) void order(B& b, const Context<B>& ctx, const SparseRouting<B>& r,
+                                            IntVector<B> order, Scratch<B> scratch) const {
     if (ctx.mode == Mode::train) {
       detail::order_of(train, b, ctx, r, order, scratch);
     } else {

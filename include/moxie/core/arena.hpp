@@ -103,14 +103,15 @@ class Arena {
   }
   template <class T>
   T* take(Index count, bool from_above, std::size_t end) {
-    return reinterpret_cast<T*>(take_bytes(static_cast<std::size_t>(count) * sizeof(T), from_above, end));
+    return reinterpret_cast<T*>(
+        take_bytes(static_cast<std::size_t>(count) * sizeof(T), from_above, end));
   }
   /// Below `end`, which is top_ or less. One function for all that is bound, in no place that matters.
   [[gnu::noinline]] std::byte* take_bytes(std::size_t wanted, bool from_above, std::size_t end) {
     const std::size_t bytes = (wanted + alignment - 1) / alignment * alignment;
     if (end < used_ || bytes > end - used_)
-      throw_shape("moxie::Arena: exhausted: ", bytes, " bytes wanted, ", end < used_ ? 0 : end - used_,
-                  " of ", bytes_, " left",
+      throw_shape("moxie::Arena: exhausted: ", bytes, " bytes wanted, ",
+                  end < used_ ? 0 : end - used_, " of ", bytes_, " left",
                   measuring_ ? "; is the number of rows right?"
                              : "; was the tape bound for fewer rows than this pass has?");
     std::size_t at = used_;

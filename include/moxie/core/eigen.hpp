@@ -24,9 +24,8 @@ using SameConst = std::conditional_t<std::is_const_v<T>, const M, M>;
 }  // namespace detail
 
 template <class T>
-using EigenMatrixMap =
-    Eigen::Map<detail::SameConst<T, EigenMatrix<std::remove_const_t<T>>>, Eigen::Unaligned,
-               Eigen::OuterStride<>>;
+using EigenMatrixMap = Eigen::Map<detail::SameConst<T, EigenMatrix<std::remove_const_t<T>>>,
+                                  Eigen::Unaligned, Eigen::OuterStride<>>;
 template <class T>
 using EigenVectorMap = Eigen::Map<detail::SameConst<T, EigenVector<std::remove_const_t<T>>>>;
 
@@ -42,11 +41,11 @@ EigenVectorMap<T> as_eigen(VectorView<T, HostSpace> v) {
 /// What `as_view` accepts: a row-major matrix, Map, Ref or block whose rows are contiguous, or a
 /// vector. A column-major matrix [D, T] is a row-major [T, D]: give its `.transpose()`.
 template <class M>
-concept EigenRows =
-    requires(M& m) {
-      m.outerStride();
-      m.data();
-    } && M::InnerStrideAtCompileTime == 1 && (bool(M::IsVectorAtCompileTime) || bool(M::IsRowMajor));
+concept EigenRows = requires(M& m) {
+  m.outerStride();
+  m.data();
+}
+&&M::InnerStrideAtCompileTime == 1 && (bool(M::IsVectorAtCompileTime) || bool(M::IsRowMajor));
 
 namespace detail {
 /// A read-only Ref holds a copy of what it could not refer to.
@@ -66,8 +65,7 @@ concept DyingMatrix =
 /// A view of an Eigen matrix, or of what a Map, Ref or block of one shows: a MatrixView, of vectors a
 /// VectorView. The elements must outlive it.
 template <class M>
-  requires EigenRows<std::remove_reference_t<M>> && (!detail::DyingMatrix<M>)
-auto as_view(M&& m) {
+requires EigenRows<std::remove_reference_t<M>> &&(!detail::DyingMatrix<M>)auto as_view(M&& m) {
   using T = std::remove_pointer_t<decltype(m.data())>;
   if constexpr (bool(std::remove_reference_t<M>::IsVectorAtCompileTime)) {
     return VectorView<T>(m.data(), m.size());

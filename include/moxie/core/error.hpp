@@ -109,12 +109,24 @@ class MessagePart {
 [[gnu::cold, gnu::noinline]] inline void MessagePart::append_to(std::string& out) const {
   char number[32];
   switch (kind_) {
-    case Kind::text: out += text_; return;
-    case Kind::view: out += view_; return;
-    case Kind::letter: out += letter_; return;
-    case Kind::integer: std::snprintf(number, sizeof(number), "%lld", integer_); break;
-    case Kind::natural: std::snprintf(number, sizeof(number), "%llu", natural_); break;
-    case Kind::real: std::snprintf(number, sizeof(number), "%g", real_); break;
+    case Kind::text:
+      out += text_;
+      return;
+    case Kind::view:
+      out += view_;
+      return;
+    case Kind::letter:
+      out += letter_;
+      return;
+    case Kind::integer:
+      std::snprintf(number, sizeof(number), "%lld", integer_);
+      break;
+    case Kind::natural:
+      std::snprintf(number, sizeof(number), "%llu", natural_);
+      break;
+    case Kind::real:
+      std::snprintf(number, sizeof(number), "%g", real_);
+      break;
   }
   out += number;
 }

@@ -12,7 +12,8 @@ namespace moxie {
 
 /// A std::mdspan of any layout with strides, over plain memory.
 template <class M>
-concept StridedMdspan = M::rank() >= 1 && requires(const M& m, std::size_t r) {
+concept StridedMdspan = M::rank()
+>= 1 && requires(const M& m, std::size_t r) {
   typename M::element_type;
   { m.data_handle() } -> std::same_as<typename M::element_type*>;
   { m.extent(r) } -> std::convertible_to<Index>;
@@ -40,8 +41,9 @@ auto as_view(const M& m) {
     for (std::size_t r = last; r-- > 0; rows *= extent(r)) {
       if (extent(r) <= 1) continue;
       if (known && stride(r) != rows * apart)
-        throw_shape("moxie::as_view: axis ", r, " of the mdspan has stride ", stride(r), ", expected ",
-                    rows * apart, ", so that it continues the rows of the axes behind it");
+        throw_shape("moxie::as_view: axis ", r, " of the mdspan has stride ", stride(r),
+                    ", expected ", rows * apart,
+                    ", so that it continues the rows of the axes behind it");
       if (!known) apart = stride(r);
       known = true;
     }

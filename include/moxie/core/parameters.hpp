@@ -18,10 +18,10 @@ struct ParameterEntry {
   std::string name;          ///< as in V-MoE: "Encoder/encoderblock_5/Moe/Mlp/Dense_0/kernel"
   std::vector<Index> shape;  ///< logical; [E, D, H] with an expert axis
   Initializer initializer{};
-  bool expert_axis = false;    ///< the first axis counts experts
-  bool same_experts = false;   ///< all experts start alike (V-MoE's parity option)
-  bool trained = true;         ///< false: a buffer, saved but without gradient
-  Index offset = 0;            ///< first element in the flat values (or buffers)
+  bool expert_axis = false;   ///< the first axis counts experts
+  bool same_experts = false;  ///< all experts start alike (V-MoE's parity option)
+  bool trained = true;        ///< false: a buffer, saved but without gradient
+  Index offset = 0;           ///< first element in the flat values (or buffers)
 
   Index size() const noexcept {
     Index n = 1;
@@ -56,7 +56,8 @@ struct UniformStart {
   T* out;
 
   MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
-    const T value = static_cast<T>(initializer.uniform_value(random, static_cast<std::uint64_t>(i)));
+    const T value =
+        static_cast<T>(initializer.uniform_value(random, static_cast<std::uint64_t>(i)));
     for (Index c = 0; c < copies; ++c) out[c * size + i] = value;
   }
 };
@@ -110,7 +111,9 @@ class Parameters {
   [[gnu::noinline]] ConstVector<B> vector(Id id) const {
     return flat(entry(id)).middle(entry(id).offset, entry(id).size());
   }
-  [[gnu::noinline]] Matrix<B> gradient(Id id) const { return matrix(laid_out(gradients_), entry(id)); }
+  [[gnu::noinline]] Matrix<B> gradient(Id id) const {
+    return matrix(laid_out(gradients_), entry(id));
+  }
   [[gnu::noinline]] Vector<B> gradient_vector(Id id) const {
     return laid_out(gradients_).middle(entry(id).offset, entry(id).size());
   }
@@ -178,11 +181,13 @@ class Parameters {
       if (run.size == 0) run.first = e.offset;
       if (e.offset != run.first + run.size)
         throw_config("moxie::Parameters::range: the entries of '", prefix,
-                     "' do not lie together: '", e.name, "' is apart; give the prefix of one Scope");
+                     "' do not lie together: '", e.name,
+                     "' is apart; give the prefix of one Scope");
       run.size += e.size();
     }
     r.prefix = prefix;
-    if (!found) throw_config("moxie::Parameters::range: there is no trained entry in '", prefix, "'");
+    if (!found)
+      throw_config("moxie::Parameters::range: there is no trained entry in '", prefix, "'");
     return r;
   }
 
@@ -228,8 +233,10 @@ class Parameters {
   }
   Vector<B> laid_out(const Buffer<B, T>& buffer) const {
     if (!initialized_)
-      throw_config("moxie::Parameters: they are not initialized: call parameters().initialize(seed) once all "
-                   "layers of the model are declared");
+      throw_config(
+          "moxie::Parameters: they are not initialized: call parameters().initialize(seed) once "
+          "all "
+          "layers of the model are declared");
     return buffer.view();
   }
   Vector<B> flat(const ParameterEntry& e) const { return laid_out(e.trained ? values_ : buffers_); }
@@ -257,16 +264,19 @@ struct Scope {
   }
   [[gnu::cold]] typename Parameters<B>::Id add(std::string_view name, std::vector<Index> shape,
                                                Initializer initializer) const {
-    return parameters->add(
-        {.name = prefix + std::string(name), .shape = std::move(shape), .initializer = initializer});
+    return parameters->add({.name = prefix + std::string(name),
+                            .shape = std::move(shape),
+                            .initializer = initializer});
   }
   /// A buffer: saved, not trained, zero at first.
-  [[gnu::cold]] typename Parameters<B>::Id add_buffer(std::string_view name, std::vector<Index> shape) const {
+  [[gnu::cold]] typename Parameters<B>::Id add_buffer(std::string_view name,
+                                                      std::vector<Index> shape) const {
     return parameters->add(
         {.name = prefix + std::string(name), .shape = std::move(shape), .trained = false});
   }
   /// An entry whose first axis counts experts.
-  [[gnu::cold]] typename Parameters<B>::Id add_experts(std::string_view name, std::vector<Index> shape,
+  [[gnu::cold]] typename Parameters<B>::Id add_experts(std::string_view name,
+                                                       std::vector<Index> shape,
                                                        Initializer initializer,
                                                        bool same_experts) const {
     return parameters->add({.name = prefix + std::string(name),

@@ -92,8 +92,7 @@ class Random {
 /// A stream from a name: FNV-1a of its characters, combined with a number such as a layer's.
 constexpr std::uint64_t stream_id(const char* name, std::uint64_t number = 0) {
   std::uint64_t hash = 0xcbf29ce484222325U;
-  for (; *name != '\0'; ++name)
-    hash = (hash ^ static_cast<unsigned char>(*name)) * 0x100000001b3U;
+  for (; *name != '\0'; ++name) hash = (hash ^ static_cast<unsigned char>(*name)) * 0x100000001b3U;
   return hash ^ (number * 0x9E3779B97F4A7C15U);
 }
 

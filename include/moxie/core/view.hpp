@@ -33,8 +33,7 @@ struct MatrixView {
       : data(d), rows(r), cols(c), stride(s) {}
   /// A writable view reads as a read-only one.
   template <class U>
-    requires std::same_as<const U, T>
-  MOXIE_HD constexpr MatrixView(const MatrixView<U, Space>& o)
+  requires std::same_as<const U, T> MOXIE_HD constexpr MatrixView(const MatrixView<U, Space>& o)
       : data(o.data), rows(o.rows), cols(o.cols), stride(o.stride) {}
 
   MOXIE_HD constexpr T& operator()(Index i, Index j) const { return data[i * stride + j]; }
@@ -61,8 +60,8 @@ struct VectorView {
   VectorView() = default;
   MOXIE_HD constexpr VectorView(T* d, Index n) : data(d), size(n) {}
   template <class U>
-    requires std::same_as<const U, T>
-  MOXIE_HD constexpr VectorView(const VectorView<U, Space>& o) : data(o.data), size(o.size) {}
+  requires std::same_as<const U, T> MOXIE_HD constexpr VectorView(const VectorView<U, Space>& o)
+      : data(o.data), size(o.size) {}
 
   MOXIE_HD constexpr T& operator[](Index i) const { return data[i]; }
   MOXIE_HD constexpr VectorView middle(Index first, Index n) const { return {data + first, n}; }
@@ -83,8 +82,7 @@ struct BatchView {
                                Index h_stride = 0)
       : first(f), images(n), image_stride(n_stride), heads(h), head_stride(h_stride) {}
   template <class U>
-    requires std::same_as<const U, T>
-  MOXIE_HD constexpr BatchView(const BatchView<U, Space>& o)
+  requires std::same_as<const U, T> MOXIE_HD constexpr BatchView(const BatchView<U, Space>& o)
       : first(o.first),
         images(o.images),
         image_stride(o.image_stride),

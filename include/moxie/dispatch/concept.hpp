@@ -20,16 +20,16 @@
 namespace moxie {
 
 template <class D, class B, class Routing = SparseRouting<B>>
-concept Dispatcher =
-    Backend<B> && requires(const D& d, B& b, Arena<B>& arena, const RoutingShape& shape, Index width,
-                           typename D::template Tape<B>& tape, const Routing& r,
-                           RoutingGradients<Routing>& g, ConstMatrix<B> x, Matrix<B> y) {
-      d.bind(b, arena, shape, width, width, tape);
-      { d.rows(shape) } -> std::same_as<Index>;
-      { d.dispatch(b, r, x, tape) } -> std::same_as<Rows<B>>;
-      d.combine(b, r, x, y, tape);
-      { d.combine_backward(b, r, x, x, g, tape) } -> std::same_as<Rows<B>>;
-      d.dispatch_backward(b, r, x, y, g, tape);
-    };
+concept Dispatcher = Backend<B> &&
+    requires(const D& d, B& b, Arena<B>& arena, const RoutingShape& shape, Index width,
+             typename D::template Tape<B>& tape, const Routing& r, RoutingGradients<Routing>& g,
+             ConstMatrix<B> x, Matrix<B> y) {
+  d.bind(b, arena, shape, width, width, tape);
+  { d.rows(shape) } -> std::same_as<Index>;
+  { d.dispatch(b, r, x, tape) } -> std::same_as<Rows<B>>;
+  d.combine(b, r, x, y, tape);
+  { d.combine_backward(b, r, x, x, g, tape) } -> std::same_as<Rows<B>>;
+  d.dispatch_backward(b, r, x, y, g, tape);
+};
 
 }  // namespace moxie

@@ -45,8 +45,7 @@ struct GatherDispatcher {
                            RoutingGradients<SparseRouting<B>>& g, Tape<B>& tape) const {
     combine_rows_backward(b, lists(r, nullptr), rows, dy, g.weight.data);
     const Vector<B> scale = tape.row_weight.middle(0, r.shape.rows);
-    b.for_each(r.shape.rows,
-               detail::RowWeight<B>{r.assignment, r.offset, r.weight.data, scale});
+    b.for_each(r.shape.rows, detail::RowWeight<B>{r.assignment, r.offset, r.weight.data, scale});
     return {dy, r.token, scale, r.offset, r.shape.rows};
   }
   template <Backend B>

@@ -57,8 +57,8 @@ struct PaddedDispatcher {
     using T = typename B::Scalar;
     const Index listed = shape.tokens * shape.choices;
     tape.offset = arena.template kept<std::int32_t>(shape.experts + 1);
-    tape.row = arena.template kept<std::int32_t>(
-        listed < shape.assignments ? shape.assignments : listed);
+    tape.row =
+        arena.template kept<std::int32_t>(listed < shape.assignments ? shape.assignments : listed);
     tape.x = arena.template saved<T>(rows(shape), width);
     if (arena.wants_input()) tape.dy = arena.template scratch<T>(rows(shape), output_width);
   }

@@ -8,7 +8,8 @@ namespace moxie {
 
 namespace detail {
 template <Backend B>
-struct SlotOrder {  // row e*G*P + g*P + p of the experts is slot g*E*P + e*P + p of the products, and back
+struct
+    SlotOrder {  // row e*G*P + g*P + p of the experts is slot g*E*P + e*P + p of the products, and back
   static constexpr bool one_level = true;
   Index groups, experts, slots;
   IntVector<B> slot_of_row, row_of_slot;
@@ -51,7 +52,7 @@ struct RowsToSlots {
 struct SoftDispatcher {
   template <Backend B>
   struct Tape {
-    Matrix<B> slots, out;    // [G*E*P, D], [G*E*P, O], group by group
+    Matrix<B> slots, out;  // [G*E*P, D], [G*E*P, O], group by group
     Matrix<B> d_out, d_slots;
     IntVector<B> slot_of_row, row_of_slot, offset;  // [R], [R], [E + 1]
     ConstMatrix<B> x;
@@ -120,13 +121,13 @@ struct SoftDispatcher {
   static auto groups(const SoftRouting<B>& r, M m) {
     const Index count = r.shape.groups();
     const Index rows = count > 0 ? m.rows / count : 0;
-    return BatchView<std::remove_pointer_t<decltype(m.data)>, typename B::Space>{
-        m.top(rows), count, rows * m.stride};
+    return BatchView<std::remove_pointer_t<decltype(m.data)>, typename B::Space>{m.top(rows), count,
+                                                                                 rows * m.stride};
   }
   /// out_g = op(weight_g) in_g
   template <Backend B>
-  static void product(B& b, const SoftRouting<B>& r, Op op, ConstMatrix<B> weight, ConstMatrix<B> in,
-                      Matrix<B> out) {
+  static void product(B& b, const SoftRouting<B>& r, Op op, ConstMatrix<B> weight,
+                      ConstMatrix<B> in, Matrix<B> out) {
     if (r.shape.tokens == 0) return;  // no groups whose sizes could agree
     b.batched_gemm(op, Op::none, 1, groups(r, weight), groups(r, in), 0, groups(r, out));
   }
@@ -135,7 +136,8 @@ struct SoftDispatcher {
   static void outer(B& b, const SoftRouting<B>& r, ConstMatrix<B> left, ConstMatrix<B> right,
                     Matrix<B> out) {
     if (r.shape.tokens == 0) return;
-    b.batched_gemm(Op::none, Op::transpose, 1, groups(r, left), groups(r, right), 0, groups(r, out));
+    b.batched_gemm(Op::none, Op::transpose, 1, groups(r, left), groups(r, right), 0,
+                   groups(r, out));
   }
 };
 

@@ -36,16 +36,15 @@ inline void check_output(const char* who, Index output) {
 }  // namespace detail
 
 template <class X, class B>
-concept Expert =
-    Backend<B> && requires(const X& x, B& b, Arena<B>& arena, const Scope<B>& scope,
-                           const Parameters<B>& p, typename X::template State<B>& state,
-                           typename X::template Tape<B>& tape, const Rows<B>& rows, Matrix<B> out,
-                           const Pass<B>& pass, Index n) {
-      { x.output_width(n) } -> std::same_as<Index>;
-      x.declare(scope, ExpertShape{}, state);
-      x.bind(b, arena, p, state, n, tape);
-      x.forward(b, p, state, rows, out, tape, pass);
-      x.backward(b, p, state, rows, rows, out, tape, Gradients::all);
-    };
+concept Expert = Backend<B> &&
+    requires(const X& x, B& b, Arena<B>& arena, const Scope<B>& scope, const Parameters<B>& p,
+             typename X::template State<B>& state, typename X::template Tape<B>& tape,
+             const Rows<B>& rows, Matrix<B> out, const Pass<B>& pass, Index n) {
+  { x.output_width(n) } -> std::same_as<Index>;
+  x.declare(scope, ExpertShape{}, state);
+  x.bind(b, arena, p, state, n, tape);
+  x.forward(b, p, state, rows, out, tape, pass);
+  x.backward(b, p, state, rows, rows, out, tape, Gradients::all);
+};
 
 }  // namespace moxie

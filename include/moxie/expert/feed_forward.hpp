@@ -14,8 +14,8 @@ namespace moxie {
 /// then breaks; ours start apart.   Cost: R H (D + O) multiply-adds forward, twice that backward.
 template <class A = Gelu>
 struct FeedForward {
-  Index hidden = 0;            ///< H
-  Index output = 0;            ///< O; 0 = the width of a token
+  Index hidden = 0;  ///< H
+  Index output = 0;  ///< O; 0 = the width of a token
   bool same_experts = false;
 
   template <Backend B>
@@ -43,7 +43,8 @@ struct FeedForward {
     const Scope<B> two = scope / "Mlp" / "Dense_1";
     state.w1 = {one.add_experts("kernel", {s.experts, s.width, hidden},
                                 Initializer::xavier_uniform(s.width, hidden), same_experts)};
-    state.b1 = one.add_experts("bias", {s.experts, hidden}, Initializer::normal(1e-6), same_experts);
+    state.b1 =
+        one.add_experts("bias", {s.experts, hidden}, Initializer::normal(1e-6), same_experts);
     state.w2 = {two.add_experts("kernel", {s.experts, hidden, out},
                                 Initializer::xavier_uniform(hidden, out), same_experts)};
     state.b2 = two.add_experts("bias", {s.experts, out}, Initializer::normal(1e-6), same_experts);
@@ -54,19 +55,24 @@ struct FeedForward {
     using T = typename B::Scalar;
     const Index stride = detail::row_stride<T>(hidden);
     tape.pre = arena.template saved<T>(rows, stride).columns(0, hidden);
-    tape.act = arena.wants_input() ? arena.template saved_for_weights<T>(rows, stride).columns(0, hidden) : tape.pre;
-    if (arena.wants_input()) tape.d_hidden = arena.template scratch<T>(rows, stride).columns(0, hidden);
+    tape.act = arena.wants_input()
+                   ? arena.template saved_for_weights<T>(rows, stride).columns(0, hidden)
+                   : tape.pre;
+    if (arena.wants_input())
+      tape.d_hidden = arena.template scratch<T>(rows, stride).columns(0, hidden);
     expert_product.bind(b, arena, p, state.w1, state.w2, rows, tape.products);
   }
   template <Backend B>
-  void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in, Matrix<B> out,
-               Tape<B>& tape, const Pass<B>&) const {
+  void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
+               Matrix<B> out, Tape<B>& tape, const Pass<B>&) const {
     const Matrix<B> pre = tape.pre.top(in.rows);
     const Matrix<B> act = tape.act.top(in.rows);
     const bool keep_pre = act.data != pre.data;
     const BiasActivationEnd<B, A> activate{p.value(state.b1), pre, act, keep_pre};
-    expert_pair(b, p, tape.products, ExpertStep<B, BiasActivationEnd<B, A>>{state.w1, in, Op::none, pre, activate},
-                ExpertStep<B, BiasEnd<B>>{state.w2, plain<B>(act, in), Op::none, out, {p.value(state.b2), out}});
+    expert_pair(b, p, tape.products,
+                ExpertStep<B, BiasActivationEnd<B, A>>{state.w1, in, Op::none, pre, activate},
+                ExpertStep<B, BiasEnd<B>>{
+                    state.w2, plain<B>(act, in), Op::none, out, {p.value(state.b2), out}});
   }
   template <Backend B>
   void backward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
@@ -74,7 +80,8 @@ struct FeedForward {
     const Matrix<B> d = tape.d_hidden.top(in.rows);
     const Rows<B> d_rows = plain<B>(d, in);
     const ActivationBackwardEnd<B, A> derive{tape.pre.top(in.rows), d};
-    expert_pair(b, p, tape.products, ExpertStep<B, ActivationBackwardEnd<B, A>>{state.w2, dy, Op::transpose, d, derive},
+    expert_pair(b, p, tape.products,
+                ExpertStep<B, ActivationBackwardEnd<B, A>>{state.w2, dy, Op::transpose, d, derive},
                 ExpertStep<B, NoEnd>{state.w1, d_rows, Op::transpose, dx, {}});
     if (gradients == Gradients::all) {
       expert_weights_product(b, tape.products, plain<B>(tape.act.top(in.rows), in), dy,

@@ -101,8 +101,10 @@ struct GatedFeedForward {
     using T = typename B::Scalar;
     const Index wide = detail::row_stride<T>(2 * hidden);
     tape.pre = arena.template saved<T>(rows, wide).columns(0, 2 * hidden);
-    tape.act = arena.template saved_for_weights<T>(rows, detail::row_stride<T>(hidden)).columns(0, hidden);
-    if (arena.wants_input()) tape.d_pre = arena.template scratch<T>(rows, wide).columns(0, 2 * hidden);
+    tape.act =
+        arena.template saved_for_weights<T>(rows, detail::row_stride<T>(hidden)).columns(0, hidden);
+    if (arena.wants_input())
+      tape.d_pre = arena.template scratch<T>(rows, wide).columns(0, 2 * hidden);
     expert_product.bind(b, arena, p, state.w1, state.w2, rows, tape.products);
   }
   template <Backend B>

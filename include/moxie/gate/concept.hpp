@@ -26,15 +26,15 @@ struct GateShape {
 };
 
 template <class G, class B>
-concept Gate =
-    Backend<B> && requires(const G& g, B& b, Arena<B>& arena, const Scope<B>& scope,
-                           const Context<B>& ctx, const GateShape& shape, const Parameters<B>& p,
-                           typename G::template State<B>& state, typename G::template Tape<B>& tape,
-                           Index n, ConstMatrix<B> x, Matrix<B> out, bool weights) {
-      g.declare(scope, shape, state);
-      g.bind(b, arena, shape, n, tape);
-      g.forward(b, ctx, p, state, x, out, tape);
-      g.backward(b, ctx, p, state, x, x, out, weights, tape);
-    };
+concept Gate = Backend<B> &&
+    requires(const G& g, B& b, Arena<B>& arena, const Scope<B>& scope, const Context<B>& ctx,
+             const GateShape& shape, const Parameters<B>& p, typename G::template State<B>& state,
+             typename G::template Tape<B>& tape, Index n, ConstMatrix<B> x, Matrix<B> out,
+             bool weights) {
+  g.declare(scope, shape, state);
+  g.bind(b, arena, shape, n, tape);
+  g.forward(b, ctx, p, state, x, out, tape);
+  g.backward(b, ctx, p, state, x, x, out, weights, tape);
+};
 
 }  // namespace moxie

@@ -15,9 +15,9 @@ struct LinearGate {
 
   template <Backend B>
   void declare(const Scope<B>& scope, const GateShape& shape, State<B>& state) const {
-    state.kernel = (scope / "Router")
-                       .add("kernel", {shape.width, shape.columns()},
-                            Initializer::lecun_normal(shape.width));
+    state.kernel =
+        (scope / "Router")
+            .add("kernel", {shape.width, shape.columns()}, Initializer::lecun_normal(shape.width));
   }
   template <Backend B>
   void bind(B&, Arena<B>&, const GateShape&, Index, Tape<B>&) const {}
@@ -30,8 +30,7 @@ struct LinearGate {
   void backward(B& b, const Context<B>&, const Parameters<B>& p, const State<B>& state,
                 ConstMatrix<B> x, ConstMatrix<B> d_logits, Matrix<B> dx, bool weights,
                 Tape<B>&) const {
-    if (weights)
-      b.gemm(Op::transpose, Op::none, 1, x, d_logits, 1, p.gradient(state.kernel));
+    if (weights) b.gemm(Op::transpose, Op::none, 1, x, d_logits, 1, p.gradient(state.kernel));
     if (dx) b.gemm(Op::none, Op::transpose, 1, d_logits, p.value(state.kernel), 1, dx);
   }
 

@@ -17,9 +17,10 @@ namespace moxie {
 template <class T>
 struct HostRoutes {
   Index tokens = 0;
-  Index choices = 0;                 ///< K
-  std::vector<std::int32_t> choice;  ///< [tokens, choices] experts, -1 = none, or dropped_route(expert)
-  std::vector<T> weight;             ///< [tokens, choices]; for DeviceRoutes also empty: 1 for each choice
+  Index choices = 0;  ///< K
+  /// [tokens, choices] experts, -1 = none, or dropped_route(expert)
+  std::vector<std::int32_t> choice;
+  std::vector<T> weight;  ///< [tokens, choices]; for DeviceRoutes also empty: 1 for each choice
 
   friend bool operator==(const HostRoutes&, const HostRoutes&) = default;
 };
@@ -73,8 +74,9 @@ namespace detail {
 /// @throws config_error unless layer `i` has the entries its sizes promise
 template <class T>
 void check_routes(const char* who, std::size_t i, const HostRoutes<T>& own, bool may_lack_weight) {
-  const auto n = own.tokens < 0 || own.choices < 0 ? std::size_t(-1)
-                                                   : static_cast<std::size_t>(own.tokens * own.choices);
+  const auto n = own.tokens < 0 || own.choices < 0
+                     ? std::size_t(-1)
+                     : static_cast<std::size_t>(own.tokens * own.choices);
   const bool weighted = own.weight.size() == n || (may_lack_weight && own.weight.empty());
   if (own.choice.size() != n || !weighted)
     throw_config(who, ": layer ", i, " has ", own.choice.size(), " choices and ", own.weight.size(),

@@ -16,9 +16,10 @@ struct UpcycleOptions {
 };
 
 struct UpcycleReport {
-  Index copied = 0;                ///< entries that both models have
-  Index repeated = 0;              ///< entries with an expert axis, filled from dense ones
-  std::vector<std::string> kept{};  ///< what the dense model has none of (gates), left as it was initialized
+  Index copied = 0;    ///< entries that both models have
+  Index repeated = 0;  ///< entries with an expert axis, filled from dense ones
+  /// what the dense model has none of (gates), left as it was initialized
+  std::vector<std::string> kept{};
 };
 
 namespace detail {
@@ -92,8 +93,8 @@ UpcycleReport upcycle(const std::filesystem::path& dense, Parameters<B>& paramet
     unused.erase(t->name);
     if (t->shape == shape && detail::fits<T>(t->type)) return t;
     differences.add("'", name, "' is ", shape_text(t->shape), " of ", name_of(t->type),
-                    " in the file, expected ", shape_text(shape), " of ",
-                    name_of(tensor_type<T>()), " for '", e.name, "'");
+                    " in the file, expected ", shape_text(shape), " of ", name_of(tensor_type<T>()),
+                    " for '", e.name, "'");
     return t;
   };
   for (const ParameterEntry& e : parameters.entries()) {
@@ -118,8 +119,9 @@ UpcycleReport upcycle(const std::filesystem::path& dense, Parameters<B>& paramet
     const std::vector<Index> shape(e.shape.begin() + 1, e.shape.end());
     const StoredTensor* t = from.empty() ? nullptr : take(e, from, shape);
     if (t == nullptr) {
-      differences.add("'", e.name, "' ", shape_text(e.shape), " has nothing to start from: there is no '",
-                      from.empty() ? e.name : from, "' ", shape_text(shape));
+      differences.add("'", e.name, "' ", shape_text(e.shape),
+                      " has nothing to start from: there is no '", from.empty() ? e.name : from,
+                      "' ", shape_text(shape));
       continue;
     }
     ++report.repeated;

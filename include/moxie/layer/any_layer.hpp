@@ -27,8 +27,8 @@ class AnyLayer {
   using Tape = AnyTape<B>;
 
   template <Layer L>
-    requires(!std::same_as<L, AnyLayer>)
-  AnyLayer(L layer)  // NOLINT(google-explicit-constructor): any layer is an AnyLayer
+  requires(!std::same_as<L, AnyLayer>)
+      AnyLayer(L layer)  // NOLINT(google-explicit-constructor): any layer is an AnyLayer
       : model_(std::make_unique<Model<L>>(std::move(layer))) {}
 
   Index input_width() const { return model_->input_width(); }
@@ -70,7 +70,8 @@ class AnyLayer {
     explicit Model(L l) : layer(std::move(l)) {}
     static typename L::Tape& open(Tape& tape) {
       if (tape.type != &type_tag)
-        throw_config("moxie::AnyLayer: this tape was ", tape.type == nullptr ? "never bound" : "bound by a layer of another type",
+        throw_config("moxie::AnyLayer: this tape was ",
+                     tape.type == nullptr ? "never bound" : "bound by a layer of another type",
                      ": make it with make_tape of this layer");
       return static_cast<Held&>(*tape.held).tape;
     }

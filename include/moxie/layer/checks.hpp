@@ -36,7 +36,10 @@ bool has_priority(const C& capacity) {
     } else {
       return true;
     }
-  } else if constexpr (requires { capacity.train; capacity.eval; }) {
+  } else if constexpr (requires {
+                         capacity.train;
+                         capacity.eval;
+                       }) {
     return has_priority<B>(capacity.train) || has_priority<B>(capacity.eval);
   } else {
     return HasPriority<C, B>;
@@ -49,25 +52,35 @@ template <Backend B, Capacity C>
 void check_filled_slots(const C& capacity) {
   for (const Mode mode : {Mode::train, Mode::eval})
     if (is_dropless(capacity, mode))
-      throw_config("moxie::MoeLayer: the capacity is Dropless, but this router fills every slot there is: each "
-                   "expert would take every token; expected a number of slots (CapacityFactor, FixedCapacity)");
+      throw_config(
+          "moxie::MoeLayer: the capacity is Dropless, but this router fills every slot there is: "
+          "each "
+          "expert would take every token; expected a number of slots (CapacityFactor, "
+          "FixedCapacity)");
   if (has_priority<B>(capacity))
-    throw_config("moxie::MoeLayer: the capacity has a priority, but this router fills every slot there is: no token "
-                 "queues for one; expected no priority (or TokenPriority)");
+    throw_config(
+        "moxie::MoeLayer: the capacity has a priority, but this router fills every slot there is: "
+        "no token "
+        "queues for one; expected no priority (or TokenPriority)");
   if (reroutes<B>(capacity) || returns_dropped(capacity))
-    throw_config("moxie::MoeLayer: the capacity has an overflow policy, but this router fills every slot there is: "
-                 "nothing overflows; expected no policy (or Drop)");
+    throw_config(
+        "moxie::MoeLayer: the capacity has an overflow policy, but this router fills every slot "
+        "there is: "
+        "nothing overflows; expected no policy (or Drop)");
 }
 
 /// What an overflow policy needs of the other parts.
 template <Backend B, class R, Capacity C>
 void check_overflow(const R& router, const C& capacity, Index width, Index output) {
   if (reroutes<B>(capacity) && !is_composed<B>(router))
-    throw_config("moxie::MoeLayer: the capacity gives overflowing choices another expert, but this router "
-                 "has no weigh");
+    throw_config(
+        "moxie::MoeLayer: the capacity gives overflowing choices another expert, but this router "
+        "has no weigh");
   if (returns_dropped(capacity) && output != width)
-    throw_config("moxie::MoeLayer: dropped weight is returned to the token itself (IdentityOverflow), but "
-                 "the experts map a width of ", width, " to ", output, ", expected the same");
+    throw_config(
+        "moxie::MoeLayer: dropped weight is returned to the token itself (IdentityOverflow), but "
+        "the experts map a width of ",
+        width, " to ", output, ", expected the same");
 }
 
 /// What a pass asks a layer of these sizes to move away from.   @throws shape_error too
@@ -76,8 +89,10 @@ void check_anchor(const RouterAnchor<B>& anchor, const Pass<B>& pass, const Rout
                   bool soft) {
   if (!anchor.logits) return;
   if (soft)
-    throw_config("moxie::MoeLayer::forward: pass.anchors: this layer is soft: its tokens have no probabilities of "
-                 "experts to move away from");
+    throw_config(
+        "moxie::MoeLayer::forward: pass.anchors: this layer is soft: its tokens have no "
+        "probabilities of "
+        "experts to move away from");
   if (pass.mask)
     throw_config("moxie::MoeLayer::forward: pass.anchors: the pass has a mask, expected none");
   if (anchor.logits.rows != s.tokens || anchor.logits.cols != s.experts)

@@ -65,13 +65,13 @@ struct RecordRow {
 template <Backend B>
 void copy_given(B& b, const Context<B>& ctx, const Routes<B>& given, bool with_dropped,
                 SparseRouting<B>& r) {
-  b.for_each(r.shape.tokens, CopyGivenRow<B>{given.choice, ctx.mask, r.shape.experts, with_dropped,
-                                             r.choice});
+  b.for_each(r.shape.tokens,
+             CopyGivenRow<B>{given.choice, ctx.mask, r.shape.experts, with_dropped, r.choice});
 }
 
 /// Scores as ever, choices (and perhaps weights) from outside, dropped ones among them.
 template <Backend B, class R>
-  requires ComposedRouter<R, B>
+requires ComposedRouter<R, B>
 void apply_given(B& b, const Context<B>& ctx, const R& router, const Routes<B>& given,
                  SparseRouting<B>& r) {
   router.score(b, ctx, r);
@@ -84,10 +84,10 @@ void apply_given(B& b, const Context<B>& ctx, const R& router, const Routes<B>& 
   router.weigh(b, ctx, r);
   using Weights = typename Routes<B>::Weights;
   if (given.weights == Weights::gate) return;
-  b.for_each(r.shape.tokens,
-             CopyGivenWeight<B>{
-                 r.choice, given.weights == Weights::given ? given.weight : ConstMatrix<B>{},
-                 r.weight});
+  b.for_each(
+      r.shape.tokens,
+      CopyGivenWeight<B>{
+          r.choice, given.weights == Weights::given ? given.weight : ConstMatrix<B>{}, r.weight});
 }
 
 /// A capacity's priority without its overflow policy: what was recorded as dropped is not rerouted.
@@ -97,12 +97,10 @@ struct PriorityOf {
 
   Index slots(const CapacityQuery& q) const { return capacity.slots(q); }
   template <Backend B>
-    requires HasPriority<C, B>
-  std::size_t order_bytes(const B& b, Index tokens) const {
-    return capacity.order_bytes(b, tokens);
-  }
+  requires HasPriority<C, B> std::size_t order_bytes(const B& b, Index tokens)
+  const { return capacity.order_bytes(b, tokens); }
   template <Backend B>
-    requires HasPriority<C, B>
+  requires HasPriority<C, B>
   void order(B& b, const Context<B>& ctx, const SparseRouting<B>& r, IntVector<B> order,
              Scratch<B> scratch) const {
     capacity.order(b, ctx, r, order, scratch);

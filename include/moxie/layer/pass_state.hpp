@@ -27,8 +27,8 @@ struct PassState {
   }
   /// The same for a layer made of layers: one of them may refuse after others have written, so there is nothing to go
   /// back from until `end_forward`.
-  void begin_forward_of_parts(const char* who, ConstMatrix<B> input, Matrix<B> y, Index in, Index out,
-                              const Pass<B>& pass) {
+  void begin_forward_of_parts(const char* who, ConstMatrix<B> input, Matrix<B> y, Index in,
+                              Index out, const Pass<B>& pass) {
     begin_forward(who, input, y, in, out, pass);
     when_done = gradients;
     gradients = Gradients::none;
@@ -38,10 +38,11 @@ struct PassState {
   void end_backward() { gradients = Gradients::none; }
   void begin_backward(const char* who, ConstMatrix<B> dy, Matrix<B> dx, Index in, Index out) const {
     if (gradients == Gradients::none)
-      throw_config(who, "::backward: there was no forward on this tape since its last backward, or one without "
-                   "gradients (",
-                   limit == Gradients::none ? "Gradients::none in make_tape" : "Pass::gradients",
-                   ")");
+      throw_config(
+          who,
+          "::backward: there was no forward on this tape since its last backward, or one without "
+          "gradients (",
+          limit == Gradients::none ? "Gradients::none in make_tape" : "Pass::gradients", ")");
     check_backward<B>(who, dy, dx, x.rows, in, out);
   }
   Index rows() const { return x.rows; }

@@ -160,7 +160,8 @@ class ResidualMoe {
         detail::MixTwoRowBackward<B>{dy, t.moe.top(rows), t.mlp.top(rows), coefficient, d_logits},
         grain);
     if (t.both.state.wants_weights()) {
-      b.gemm(Op::transpose, Op::none, 1, t.both.state.x, d_logits, 1, parameters().gradient(kernel_));
+      b.gemm(Op::transpose, Op::none, 1, t.both.state.x, d_logits, 1,
+             parameters().gradient(kernel_));
       b.column_sums(rows, 2, detail::ElementTerm<B>{d_logits}, parameters().gradient_vector(bias_),
                     t.sums);
     }

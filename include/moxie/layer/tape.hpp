@@ -16,7 +16,9 @@ std::size_t tape_bytes(const L& layer, Index rows, Gradients gradients) {
 
 /// A tape with its memory, for the outermost layer of a model. It keeps nothing of the layer but must not
 /// outlive its backend.
-template <class L>  // a Layer; checked below, since a layer's own `make_tape` names this type while incomplete
+template <
+    class
+    L>  // a Layer; checked below, since a layer's own `make_tape` names this type while incomplete
 class OwnedTape {
   using B = typename L::BackendType;
 
@@ -28,7 +30,7 @@ class OwnedTape {
     Arena<B> arena(gradients, memory_.data(), memory_.bytes());
     layer.bind(arena, rows, tape_);
   }
-  operator typename L::Tape&() { return tape_; }  // NOLINT(google-explicit-constructor)
+  operator typename L::Tape &() { return tape_; }  // NOLINT(google-explicit-constructor)
   typename L::Tape* operator->() { return &tape_; }
   typename L::Tape& operator*() { return tape_; }
   std::size_t bytes() const noexcept { return memory_.bytes(); }

@@ -164,14 +164,14 @@ class ResidualNetwork {
     Index channels = config_.widths[0];
     for (std::size_t stage = 0; stage < config_.widths.size(); ++stage)
       for (Index i = 0; i < config_.blocks; ++i) {
-        blocks_.emplace_back(scope / ("block_" + std::to_string(blocks_.size())),
-                             typename ResidualBlock<B, A>::Shape{
-                                 .height = height,
-                                 .width = width,
-                                 .channels = channels,
-                                 .output = config_.widths[stage],
-                                 .stride = stage > 0 && i == 0 ? 2 : 1,
-                                 .norm = config_.norm});
+        blocks_.emplace_back(
+            scope / ("block_" + std::to_string(blocks_.size())),
+            typename ResidualBlock<B, A>::Shape{.height = height,
+                                                .width = width,
+                                                .channels = channels,
+                                                .output = config_.widths[stage],
+                                                .stride = stage > 0 && i == 0 ? 2 : 1,
+                                                .norm = config_.norm});
         height = blocks_.back().output_shape().height;
         width = blocks_.back().output_shape().width;
         channels = config_.widths[stage];

@@ -136,8 +136,9 @@ class Vit {
     const Index images = x.rows;
     const Index rows = images * config_.tokens();
     if (pass.mask && pass.mask.size != rows)
-      throw_shape(who, "::forward: pass.mask has ", pass.mask.size, " entries, expected one for each of the ",
-                  rows, " tokens (", config_.tokens(), " an image)");
+      throw_shape(who, "::forward: pass.mask has ", pass.mask.size,
+                  " entries, expected one for each of the ", rows, " tokens (", config_.tokens(),
+                  " an image)");
     embed(x, t, pass);
     Index moe_layer = pass.moe_layer;
     for (std::size_t i = 0; i < blocks_.size(); ++i) {

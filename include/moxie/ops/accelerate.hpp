@@ -10,7 +10,9 @@ namespace moxie {
 /// back to `Op::generic`, which stays callable as the oracle of the twin. A user overrides an operation by
 /// deriving from a backend and adding a `run`.
 template <class Op, class B, class... A>
-concept Accelerates = requires(const Op& op, B& b, const A&... a) { b.run(op, a...); };
+concept Accelerates = requires(const Op& op, B& b, const A&... a) {
+  b.run(op, a...);
+};
 
 namespace detail {
 /// The one place where an operation is dispatched.

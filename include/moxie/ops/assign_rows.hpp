@@ -14,11 +14,11 @@ struct AssignmentLists {
   Index experts = 0;         ///< E
   Index capacity = 0;        ///< C: slots of an expert in a group
 
-  IntMatrix<B> slot;         ///< [T, K] place in an expert's queue of a group, counts on past C
-  IntMatrix<B> row;          ///< [T, K] row, -1: none
-  IntVector<B> token;        ///< [R] token of each row
-  IntVector<B> assignment;   ///< [R] assignment of each row
-  IntVector<B> offset;       ///< [E + 1] rows of expert e are [offset[e], offset[e + 1])
+  IntMatrix<B> slot;        ///< [T, K] place in an expert's queue of a group, counts on past C
+  IntMatrix<B> row;         ///< [T, K] row, -1: none
+  IntVector<B> token;       ///< [R] token of each row
+  IntVector<B> assignment;  ///< [R] assignment of each row
+  IntVector<B> offset;      ///< [E + 1] rows of expert e are [offset[e], offset[e + 1])
 
   IntVector<B> key, value;   ///< [T * K] temporary
   IntVector<B> begin, base;  ///< [E * G + 1] temporary

@@ -21,7 +21,7 @@ struct WeightCopiesOf {
   using type = NoWeightCopies;
 };
 template <class B>
-  requires requires { typename B::ExpertCopies; }
+requires requires { typename B::ExpertCopies; }
 struct WeightCopiesOf<B> {
   using type = typename B::ExpertCopies;
 };
@@ -41,9 +41,10 @@ struct ExpertWeights {
 template <Backend B>
 struct ExpertMemory {
   Scratch<B> working;
-  Scratch<B> packed;    ///< for weights that a training pass packs; may be empty
-  int workers = 0;      ///< that `working` is cut for
-  bool keep = false;    ///< weights are worth a copy that outlives the pass: it will not be followed by an update
+  Scratch<B> packed;  ///< for weights that a training pass packs; may be empty
+  int workers = 0;    ///< that `working` is cut for
+  /// weights are worth a copy that outlives the pass: it will not be followed by an update
+  bool keep = false;
   bool narrow = false;  ///< that copy may be narrower than the weights
 };
 
@@ -119,13 +120,15 @@ struct ExpertProduct {
       b.bind(*this, arena, p, one, two, rows, memory);
   }
   template <Backend B, class End>
-  void operator()(B& b, const Parameters<B>& p, const ExpertWeights<B>& w, const ExpertMemory<B>& memory,
-                  const Rows<B>& rows, Op op, Matrix<B> out, const End& end) const {
+  void operator()(B& b, const Parameters<B>& p, const ExpertWeights<B>& w,
+                  const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, Matrix<B> out,
+                  const End& end) const {
     detail::run_or_generic(*this, b, p, w, memory, rows, op, out, end);
   }
   template <Backend B, class End>
-  static void generic(B& b, const Parameters<B>& p, const ExpertWeights<B>& w, const ExpertMemory<B>&,
-                      const Rows<B>& rows, Op op, Matrix<B> out, const End& end) {
+  static void generic(B& b, const Parameters<B>& p, const ExpertWeights<B>& w,
+                      const ExpertMemory<B>&, const Rows<B>& rows, Op op, Matrix<B> out,
+                      const End& end) {
     b.grouped_gemm(rows, op, w.value(p), out);
     end.whole(b, rows.offset, out);
   }
@@ -147,13 +150,13 @@ struct ExpertStep {
 /// A backend that overrides ExpertProduct says what becomes of pairs as well.
 struct ExpertPair {
   template <Backend B, class One, class Two>
-  void operator()(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,
-                  const ExpertStep<B, Two>& two) const {
+  void operator()(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory,
+                  const ExpertStep<B, One>& one, const ExpertStep<B, Two>& two) const {
     detail::run_or_generic(*this, b, p, memory, one, two);
   }
   template <Backend B, class One, class Two>
-  static void generic(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,
-                      const ExpertStep<B, Two>& two) {
+  static void generic(B& b, const Parameters<B>& p, const ExpertMemory<B>& memory,
+                      const ExpertStep<B, One>& one, const ExpertStep<B, Two>& two) {
     expert_product(b, p, one.w, memory, one.rows, one.op, one.out, one.end);
     expert_product(b, p, two.w, memory, two.rows, two.op, two.out, two.end);
   }

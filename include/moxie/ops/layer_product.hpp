@@ -11,8 +11,8 @@ namespace moxie {
 /// logit would change routes.
 struct LayerProduct {
   template <Backend B>
-  void operator()(B& b, Op op_a, Op op_w, ConstMatrix<B> a, ConstMatrix<B> w, typename B::Scalar beta,
-                  Matrix<B> c) const {
+  void operator()(B& b, Op op_a, Op op_w, ConstMatrix<B> a, ConstMatrix<B> w,
+                  typename B::Scalar beta, Matrix<B> c) const {
     detail::run_or_generic(*this, b, op_a, op_w, a, w, beta, c);
   }
   template <Backend B>

@@ -55,8 +55,7 @@ struct WorstMarginal {
     const T share = static_cast<T>(count) / static_cast<T>(load.cols);
     for (Index e = 0; e < load.cols; ++e)
       error[g] = math::maximum(error[g], math::abs(load(g, e) - share) / share);
-    for (Index t = g * group; t < (g + 1) * group; ++t)
-      error[g] = math::maximum(error[g], gap[t]);
+    for (Index t = g * group; t < (g + 1) * group; ++t) error[g] = math::maximum(error[g], gap[t]);
   }
 };
 }  // namespace detail

@@ -11,9 +11,10 @@ namespace moxie {
 /// (q % each)-th, if it has so many.
 template <class B>
 struct PaddedRows {
-  ConstIntVector<B> offset;  ///< [E + 1] rows of the experts without padding, which are SparseRouting's
+  /// [E + 1] rows of the experts without padding, which are SparseRouting's
+  ConstIntVector<B> offset;
   Index each = 0;
-  ConstIntVector<B> token, assignment;           ///< of those
+  ConstIntVector<B> token, assignment;         ///< of those
   const typename B::Scalar* weight = nullptr;  ///< of assignments; null: 1
 
   /// The row without padding, or -1.

@@ -10,10 +10,10 @@ namespace moxie {
 /// each; row -1 takes no part. The lists are [T, K] matrices without padding, or ragged with `first`.
 template <class B>
 struct RowLists {
-  ConstIntVector<B> first;   ///< [T + 1], or empty: token t has [t * K, (t + 1) * K)
-  Index choices = 1;         ///< K when `first` is empty
-  const std::int32_t* row = nullptr;            ///< [A]
-  const typename B::Scalar* weight = nullptr;   ///< [A]; null: 1
+  ConstIntVector<B> first;            ///< [T + 1], or empty: token t has [t * K, (t + 1) * K)
+  Index choices = 1;                  ///< K when `first` is empty
+  const std::int32_t* row = nullptr;  ///< [A]
+  const typename B::Scalar* weight = nullptr;  ///< [A]; null: 1
 
   MOXIE_HD Index begin(Index t) const { return first ? first[t] : t * choices; }
   MOXIE_HD Index end(Index t) const { return first ? first[t + 1] : (t + 1) * choices; }

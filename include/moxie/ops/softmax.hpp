@@ -17,9 +17,8 @@ struct SoftmaxRow {
     const T* from = in.row(r);
     T* to = out.row(r);
     const T peak = strip_maximum<T, half_strip>(in.cols, [=](Index j) { return from[j]; });
-    const T scale = T(1) / row_map_sum<false>(in.cols, to, [=](Index j) {
-                      return math::exp(from[j] - peak);
-                    });
+    const T scale =
+        T(1) / row_map_sum<false>(in.cols, to, [=](Index j) { return math::exp(from[j] - peak); });
     row_map<half_strip>(in.cols, to, [=](Index j) { return to[j] * scale; });
   }
 };

@@ -164,7 +164,8 @@ struct CoRoutingBackward {  // the Term of PairBackward; pairs() > 0, since the 
     const T* other = probs.row(b);
     const T by = terms.off_diagonal_slope();
     const Index experts = terms.sizes.experts;
-    for (Index e = 0; e < experts; ++e) d[e] += by * dot_but(e, experts, terms.sums + e * experts, other);
+    for (Index e = 0; e < experts; ++e)
+      d[e] += by * dot_but(e, experts, terms.sums + e * experts, other);
     add_diagonal(a, other, d);
   }
   MOXIE_HD MOXIE_INLINE void add_b(Index a, Index /*b*/, T* d) const {

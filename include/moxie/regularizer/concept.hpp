@@ -44,17 +44,16 @@ concept HasLogits = requires(const Routing& r, const RoutingGradients<Routing>& 
 };
 
 template <class A, class B, class Routing>
-concept Regularizer =
-    Backend<B> && requires(const A& a, B& b, const Context<B>& ctx, const Routing& r,
-                           const RoutingShape& shape, Vector<B> v, ConstVector<B> sums,
-                           RoutingGradients<Routing>& g) {
-      { A::name } -> std::convertible_to<std::string_view>;
-      { A::per_group } -> std::convertible_to<bool>;
-      { a.weight } -> std::convertible_to<double>;
-      { a.sums(shape) } -> std::same_as<Index>;
-      a.accumulate(b, ctx, r, v);
-      a.loss(b, ctx, r, sums, v);
-      a.loss_backward(b, ctx, r, sums, g);
-    };
+concept Regularizer = Backend<B> &&
+    requires(const A& a, B& b, const Context<B>& ctx, const Routing& r, const RoutingShape& shape,
+             Vector<B> v, ConstVector<B> sums, RoutingGradients<Routing>& g) {
+  { A::name } -> std::convertible_to<std::string_view>;
+  { A::per_group } -> std::convertible_to<bool>;
+  { a.weight } -> std::convertible_to<double>;
+  { a.sums(shape) } -> std::same_as<Index>;
+  a.accumulate(b, ctx, r, v);
+  a.loss(b, ctx, r, sums, v);
+  a.loss_backward(b, ctx, r, sums, g);
+};
 
 }  // namespace moxie

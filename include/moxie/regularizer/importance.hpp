@@ -30,10 +30,9 @@ struct Importance {
   template <Backend B, HasProbabilities<B> Routing>
   void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
                      RoutingGradients<Routing>& g) const {
-    b.for_each(detail::token_blocks<B>(r.shape.tokens),
-               detail::VariationBackward<B>{sums, ctx.mask, r.shape.group, weight, variation,
-                                            g.probs},
-               1);
+    b.for_each(
+        detail::token_blocks<B>(r.shape.tokens),
+        detail::VariationBackward<B>{sums, ctx.mask, r.shape.group, weight, variation, g.probs}, 1);
   }
   friend constexpr bool operator==(const Importance&, const Importance&) = default;
 };

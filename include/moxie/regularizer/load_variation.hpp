@@ -88,18 +88,20 @@ struct LoadVariation {
   template <Backend B>
   void loss(B& b, const SparseRouting<B>& r, ConstVector<B> sums, Vector<B> out) const {
     using Loss = VariationLoss<typename B::Scalar>;
-    b.for_each(1, MeanOfGroups<B, Loss>{folded_load(sums, r.shape), r.shape.groups(),
-                                        {r.shape.experts, form}, weight, out});
+    b.for_each(
+        1, MeanOfGroups<B, Loss>{
+               folded_load(sums, r.shape), r.shape.groups(), {r.shape.experts, form}, weight, out});
   }
   /// Adds to d_values, the gradient of `values`, and, for the threshold, to d_logits; they may be the same.
   template <Backend B>
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstMatrix<B> values,
                      ConstVector<B> sums, Matrix<B> d_values, Matrix<B> d_logits) const {
     if (!noisy(r)) return;
-    b.for_each(token_blocks<B>(r.shape.tokens),
-               LoadBackward<B>{load_threshold(ctx, r), margin(r, values), folded_load(sums, r.shape),
-                               r.shape.group, weight, form, d_values, d_logits},
-               1);
+    b.for_each(
+        token_blocks<B>(r.shape.tokens),
+        LoadBackward<B>{load_threshold(ctx, r), margin(r, values), folded_load(sums, r.shape),
+                        r.shape.group, weight, form, d_values, d_logits},
+        1);
   }
 
  private:

@@ -35,7 +35,9 @@ struct TutelLoad {
   friend constexpr bool operator==(const TutelLoad&, const TutelLoad&) = default;
 
  private:
-  detail::LoadVariation form() const { return {.weight = weight, .form = {.unbiased = true, .epsilon = 1e-10}}; }
+  detail::LoadVariation form() const {
+    return {.weight = weight, .form = {.unbiased = true, .epsilon = 1e-10}};
+  }
 };
 
 }  // namespace moxie

@@ -53,8 +53,7 @@ class AlphaSweep {
     for (AlphaPoint& point : points) {
       options.alpha = point.alpha;
       model_->set_options(options);
-      point.count +=
-          evaluate_attack(run_, batch, x_adv, standing_.view().middle(0, batch.x.rows));
+      point.count += evaluate_attack(run_, batch, x_adv, standing_.view().middle(0, batch.x.rows));
     }
     points_ = std::move(points);
   }

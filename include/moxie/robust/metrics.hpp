@@ -200,8 +200,8 @@ class RouterAttack {
   /// Room for batches of up to `images`. Model and router must outlive it.
   /// @throws config_error without random_start, or for more than one start
   RouterAttack(const L& model, Z router, const Pgd& pgd, Index images)
-      : router_(std::move(router),
-                detail::RouteVerdict<L>::checked("moxie::RouterAttack", pgd), images),
+      : router_(std::move(router), detail::RouteVerdict<L>::checked("moxie::RouterAttack", pgd),
+                images),
         verdict_(model, pgd, images),
         expert_(model.parameters().backend(), images),
         point_(model.parameters().backend(), images),

@@ -221,9 +221,8 @@ struct Pgd {
   /// Scores, losses and their gradients, and who is fooled.
   template <AttackTarget M, class B = typename M::BackendType>
   void ask(M& target, const AttackBatch<B>& batch, State<M>& s, Matrix<B> x) const {
-    s.query.ask(target,
-                targeted ? AttackLoss::targeted_cross_entropy : AttackLoss::cross_entropy, batch,
-                batch.target, ConstMatrix<B>(x));
+    s.query.ask(target, targeted ? AttackLoss::targeted_cross_entropy : AttackLoss::cross_entropy,
+                batch, batch.target, ConstMatrix<B>(x));
   }
   /// Whether nobody is left.
   template <AttackTarget M, class B = typename M::BackendType>

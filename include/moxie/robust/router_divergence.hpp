@@ -92,8 +92,7 @@ class RecordedLogits final : public RoutingVisitor<B> {
       anchors_[i] = {.logits = all, .factor = 1.0 / static_cast<double>(layer.tokens)};
       if (image.size == images_) continue;
       const Matrix<B> some(layer.part.view().data, image.size * layer.tokens, layer.experts);
-      backend_->for_each(some.rows, some.cols,
-                         GatherLogits<B>{layer.tokens, image, all, some});
+      backend_->for_each(some.rows, some.cols, GatherLogits<B>{layer.tokens, image, all, some});
       anchors_[i].logits = some;
     }
     return {anchors_.data(), at_};

@@ -116,7 +116,8 @@ class BiasState {
   }
   /// to[e] += choices of expert e, as the router made them: before assign_slots, which may give them other experts.
   void count(B& b, const SparseRouting<B>& r, Vector<B> to, Scratch<B> scratch) const {
-    b.column_sums(r.choice.rows, r.shape.experts, detail::CountSelections<B>{r.choice}, to, scratch);
+    b.column_sums(r.choice.rows, r.shape.experts, detail::CountSelections<B>{r.choice}, to,
+                  scratch);
   }
 
  private:

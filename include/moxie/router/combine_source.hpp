@@ -92,8 +92,7 @@ ConstMatrix<B> gates_of(const SparseRouting<B>& r, CombineSource source) {
 }
 /// r.weight of each assignment, times `scale`; `renormalize` divides by the sum over the token's assignments.
 template <Backend B>
-void weigh_by(B& b, CombineSource source, bool renormalize, SparseRouting<B>& r,
-              double scale = 1) {
+void weigh_by(B& b, CombineSource source, bool renormalize, SparseRouting<B>& r, double scale = 1) {
   b.for_each(r.shape.tokens, WeighToken<B>{gates_of(r, source), r, renormalize,
                                            static_cast<typename B::Scalar>(scale)});
 }

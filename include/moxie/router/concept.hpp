@@ -38,12 +38,15 @@ namespace moxie {
 
 namespace detail {
 template <class R, class B>
-concept HasRoute =
-    requires(const R& r, B& b, const Context<B>& ctx, RoutingOf<R, B>& out) { r.route(b, ctx, out); };
+concept HasRoute = requires(const R& r, B& b, const Context<B>& ctx, RoutingOf<R, B>& out) {
+  r.route(b, ctx, out);
+};
 template <class R, class B>
-concept HasRouteBackward =
-    requires(const R& r, B& b, const Context<B>& ctx, const RoutingOf<R, B>& in,
-             RoutingGradients<RoutingOf<R, B>>& g) { r.route_backward(b, ctx, in, g); };
+concept HasRouteBackward = requires(const R& r, B& b, const Context<B>& ctx,
+                                    const RoutingOf<R, B>& in,
+                                    RoutingGradients<RoutingOf<R, B>>& g) {
+  r.route_backward(b, ctx, in, g);
+};
 template <class R>
 concept HasRouterSizes = requires(const R& r, Index experts, const RoutingShape& shape) {
   { r.choices(experts) } -> std::convertible_to<Index>;
@@ -53,21 +56,21 @@ concept HasRouterSizes = requires(const R& r, Index experts, const RoutingShape&
 
 template <class R, class B>
 concept Router = Backend<B> && detail::HasRouterSizes<R> && detail::HasRoute<R, B> &&
-                 detail::HasRouteBackward<R, B>;
+    detail::HasRouteBackward<R, B>;
 
 /// A router made of its three parts: it can weigh choices that come from outside.
 template <class R, class B>
-concept ComposedRouter =
-    Router<R, B> && requires(const R& r, B& b, const Context<B>& ctx, RoutingOf<R, B>& out) {
-      r.score(b, ctx, out);
-      r.select(b, ctx, out);
-      r.weigh(b, ctx, out);
-    };
+concept ComposedRouter = Router<R, B> &&
+    requires(const R& r, B& b, const Context<B>& ctx, RoutingOf<R, B>& out) {
+  r.score(b, ctx, out);
+  r.select(b, ctx, out);
+  r.weigh(b, ctx, out);
+};
 
 /// A composed router whose experts have ranks: it selects by scores that it can show.
 template <class R, class B>
-concept RankingRouter = ComposedRouter<R, B> && requires(const R& r, B& b, const Context<B>& ctx,
-                                                         const RoutingOf<R, B>& in) {
+concept RankingRouter = ComposedRouter<R, B> &&
+    requires(const R& r, B& b, const Context<B>& ctx, const RoutingOf<R, B>& in) {
   { r.ranked(b, ctx, in) } -> std::same_as<ConstMatrix<B>>;
 };
 

@@ -49,7 +49,8 @@ template <class R>
 struct WithBlocks : R {
   static_assert(
       requires { requires R::ranks_logits; },
-      "moxie::WithBlocks: the router must choose a token's experts by their logits alone, and say so by a static "
+      "moxie::WithBlocks: the router must choose a token's experts by their logits alone, and say "
+      "so by a static "
       "constexpr bool ranks_logits = true");
   static_assert(
       !requires(const R& r) { r.bias_rate(); },

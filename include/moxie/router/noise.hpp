@@ -14,8 +14,7 @@ struct GaussianNoise {
   /// Whether logits stay finite, in float as well.
   bool valid() const { return std >= 0 && std <= 1e30; }
   double scale(Index experts) const {
-    if (!valid())
-      throw_config("moxie::GaussianNoise: std is ", std, ", expected 0 to 1e30");
+    if (!valid()) throw_config("moxie::GaussianNoise: std is ", std, ", expected 0 to 1e30");
     return per_expert ? std / static_cast<double>(experts) : std;
   }
   /// @throws config_error unless 0 <= std <= 1e30

@@ -19,7 +19,8 @@ struct SinkhornTopKRouter {
 
   Index k = 1;
   bool renormalize = false;
-  double epsilon = 1;     ///< weight of the entropy, 1e-6 to 1e6: the smaller, the nearer to a hard assignment
+  /// weight of the entropy, 1e-6 to 1e6: the smaller, the nearer to a hard assignment
+  double epsilon = 1;
   Index iterations = 20;  ///< at most
   double tolerance = 0;   ///< > 0: a group stops when its marginal error is at most this
   bool plan_at_eval = true;

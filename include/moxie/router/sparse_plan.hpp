@@ -21,7 +21,8 @@ void check_sparse(const char* who, const R& router) {
   if (router.max_iterations < 0)
     throw_config(who, ": max_iterations is ", router.max_iterations, ", expected >= 0");
   if (!(router.learning_rate > 0 && router.learning_rate <= 1e6))
-    throw_config(who, ": learning_rate is ", router.learning_rate, ", expected > 0 and at most 1e6");
+    throw_config(who, ": learning_rate is ", router.learning_rate,
+                 ", expected > 0 and at most 1e6");
   if (!(router.tolerance >= 0 && router.tolerance <= 1e6))
     throw_config(who, ": tolerance is ", router.tolerance, ", expected 0 to 1e6");
   if (!(router.gamma >= 1e-6 && router.gamma <= 1e6))

@@ -12,16 +12,20 @@ namespace moxie {
 /// backward; those of the experts and of the layers below come from there.
 template <class B>
 struct RouterAnchor {
-  ConstMatrix<B> logits{};  ///< [T, E] of another input, constants that must live until the backward; empty: none
+  /// [T, E] of another input, constants that must live until the backward; empty: none
+  ConstMatrix<B> logits{};
   double factor = 1;
 };
 
 namespace detail {
 /// d_logits = the gradient of an anchor to the logits of a pass, [T, E] both.
 template <class B>
-void anchor_gradient(B& b, const RouterAnchor<B>& anchor, ConstMatrix<B> logits, Matrix<B> d_logits) {
-  b.for_each(logits.rows, KlDivergenceRow<B>{anchor.logits, logits, {}, {}, d_logits,
-                                             static_cast<typename B::Scalar>(anchor.factor)});
+void anchor_gradient(B& b, const RouterAnchor<B>& anchor, ConstMatrix<B> logits,
+                     Matrix<B> d_logits) {
+  b.for_each(
+      logits.rows,
+      KlDivergenceRow<B>{
+          anchor.logits, logits, {}, {}, d_logits, static_cast<typename B::Scalar>(anchor.factor)});
 }
 }  // namespace detail
 
@@ -34,8 +38,8 @@ class RouterAnchors : public std::span<const RouterAnchor<B>> {
 
   RouterAnchors() = default;
   template <class Range>
-    requires std::convertible_to<const Range&, std::span<const RouterAnchor<B>>>
-  RouterAnchors(const Range& anchors)
+  requires std::convertible_to<const Range&, std::span<const RouterAnchor<B>>> RouterAnchors(
+      const Range& anchors)
       : std::span<const RouterAnchor<B>>(anchors), gradient_(&detail::anchor_gradient<B>) {}
 
   Gradient gradient() const noexcept { return gradient_; }  ///< null without anchors

@@ -12,7 +12,9 @@ namespace moxie {
 enum class Mode { train, eval };
 
 /// What routes have in the place of an expert that was chosen and dropped for want of a slot: below -1, which is none.
-MOXIE_HD constexpr std::int32_t dropped_route(Index expert) { return static_cast<std::int32_t>(-2 - expert); }
+MOXIE_HD constexpr std::int32_t dropped_route(Index expert) {
+  return static_cast<std::int32_t>(-2 - expert);
+}
 /// The expert that an entry of routes names, kept or dropped; -1 = none.
 MOXIE_HD constexpr Index routed_expert(Index entry) { return entry < -1 ? -2 - entry : entry; }
 
@@ -29,8 +31,9 @@ struct Routes {
     given,  ///< `weight`, constants
     unit    ///< 1, constants
   };
-  ConstIntMatrix<B> choice{};  ///< [T, K'] experts, -1 = none, or dropped_route(expert); K' at most the router's K
-  ConstMatrix<B> weight{};     ///< [T, K'] when given
+  /// [T, K'] experts, -1 = none, or dropped_route(expert); K' at most the router's K
+  ConstIntMatrix<B> choice{};
+  ConstMatrix<B> weight{};  ///< [T, K'] when given
   Weights weights = Weights::gate;
   /// >= 0 instead of `choice`: the expert of that rank among those of this pass, alone (0 is the best), by what the
   /// router selects by: a plan, a bias and groups included; experts outside a token's groups come last, the lower first.
@@ -84,11 +87,11 @@ struct Pass {
 
 /// Sizes of one routing. Letters as in docs/glossary.md.
 struct RoutingShape {
-  Index tokens = 0;       ///< T = G * S
-  Index experts = 0;      ///< E
-  Index choices = 0;      ///< K of token choice; 1 for expert choice and soft
-  Index group = 0;        ///< S: capacity is decided inside S consecutive tokens
-  Index capacity = 0;     ///< C: slots of one expert in one group, as the rule gives it (not clamped)
+  Index tokens = 0;    ///< T = G * S
+  Index experts = 0;   ///< E
+  Index choices = 0;   ///< K of token choice; 1 for expert choice and soft
+  Index group = 0;     ///< S: capacity is decided inside S consecutive tokens
+  Index capacity = 0;  ///< C: slots of one expert in one group, as the rule gives it (not clamped)
   Index assignments = 0;  ///< the most (token, expert) pairs there can be
   Index rows = 0;         ///< the most rows that can be dispatched
 

@@ -37,12 +37,13 @@ struct SoftRouting {
   };
 
   RoutingShape shape{};
-  Matrix<B> logits;    ///< [T, E*P], noise included
-  Matrix<B> dispatch;  ///< [T, E*P] columns sum to 1 over the tokens of a group
-  Matrix<B> combine;   ///< [T, E*P] rows sum to 1
-  Matrix<B> probs;     ///< [T, E] what combine gives to each expert
+  Matrix<B> logits;        ///< [T, E*P], noise included
+  Matrix<B> dispatch;      ///< [T, E*P] columns sum to 1 over the tokens of a group
+  Matrix<B> combine;       ///< [T, E*P] rows sum to 1
+  Matrix<B> probs;         ///< [T, E] what combine gives to each expert
   ConstIntVector<B> mask;  ///< [T] of the pass: 0 = padding; empty: every token counts
-  VectorView<std::int64_t, typename B::Space> status;  ///< [1] index of the first logit that is not finite, or -1
+  /// [1] index of the first logit that is not finite, or -1
+  VectorView<std::int64_t, typename B::Space> status;
   Scratch<B> scratch;  ///< the router's own, within one call
 
   Index slots() const { return shape.experts > 0 ? logits.cols / shape.experts : 0; }

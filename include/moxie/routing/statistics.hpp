@@ -13,19 +13,22 @@ namespace moxie {
 
 /// How one MoE layer routed, over the passes that were added. Padding does not count.
 struct RoutingStatistics {
-  std::vector<double> selected;  ///< [E] assignments made, rerouted ones where they went; soft: combine's mass
-  std::vector<double> kept;      ///< [E] of them, with a slot
+  /// [E] assignments made, rerouted ones where they went; soft: combine's mass
+  std::vector<double> selected;
+  std::vector<double> kept;  ///< [E] of them, with a slot
   double tokens = 0;
-  double gate_entropy = 0;   ///< mean over tokens of the entropy of the clean probabilities, nats; soft: of combine
-                             ///< by expert
-  double margin = 0;         ///< mean over tokens with choices of (least score chosen - largest not chosen); the
-                             ///< score is the plan, or the probability that selection saw, with its bias if there is
-                             ///< one. Below 0 where better experts were not to be had: outside the best groups of
-                             ///< experts, or with routes from outside. 0 where experts choose
-  double marginal_error = 0; ///< of the router's plan, mean over groups and passes with one (ops/marginal_error.hpp);
-                             ///< 0 without a plan
-  double unrouted = 0;       ///< share of tokens that no expert took
-  double regularizers = 0;   ///< weighted losses of the last pass, added up
+  /// mean over tokens of the entropy of the clean probabilities, nats; soft: of combine by expert
+  double gate_entropy = 0;
+  /// mean over tokens with choices of (least score chosen - largest not chosen); the score is the
+  /// plan, or the probability that selection saw, with its bias if there is one. Below 0 where
+  /// better experts were not to be had: outside the best groups of experts, or with routes from
+  /// outside. 0 where experts choose
+  double margin = 0;
+  /// of the router's plan, mean over groups and passes with one (ops/marginal_error.hpp); 0 without
+  /// a plan
+  double marginal_error = 0;
+  double unrouted = 0;      ///< share of tokens that no expert took
+  double regularizers = 0;  ///< weighted losses of the last pass, added up
 
   Index experts() const noexcept { return static_cast<Index>(selected.size()); }
   /// Standard deviation (population) of `selected` over its mean; 0 at balance.
@@ -79,7 +82,8 @@ inline constexpr Index statistics_chunk = 64;
 /// log(p) for 2^-126 <= p <= 1, within 2e-7 of it or of 1, without a call, so that loops over it vectorise; 0 below.
 MOXIE_HD MOXIE_INLINE float log_probability(float p) {
   const std::int32_t bits = math::detail::bits<std::int32_t>(p);
-  const std::int32_t shifted = bits - 0x3f3504f3;  // sqrt(1/2): the fraction is in [sqrt(1/2), sqrt(2))
+  const std::int32_t shifted =
+      bits - 0x3f3504f3;  // sqrt(1/2): the fraction is in [sqrt(1/2), sqrt(2))
   const float exponent = static_cast<float>(shifted >> 23);
   const float m = math::detail::bits<float>((shifted & 0x007fffff) + 0x3f3504f3) - 1.0F;
   float s = 7.0376836292e-2F;
@@ -304,7 +308,8 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
   void losses(std::span<const std::string_view> /*names*/, ConstVector<B> values) override {
     if (next_ == 0) return;
     Layer& layer = layers_[next_ - 1];
-    if (layer.losses.view().size != values.size) layer.losses = Buffer<B, T>(*backend_, values.size);
+    if (layer.losses.view().size != values.size)
+      layer.losses = Buffer<B, T>(*backend_, values.size);
     const auto bytes = static_cast<std::size_t>(values.size) * sizeof(T);
     if (bytes > 0) backend_->copy(layer.losses.view().data, values.data, bytes);
   }
@@ -351,9 +356,9 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
     }
     if (const Index had = layers_[next_].experts; had != s.experts)
       throw_config("moxie::RoutingTelemetry: MoE layer ", next_, " of the pass has ", s.experts,
-                   " experts, expected ", had, " as before (each model needs telemetry of its own)");
-    const Index chunks =
-        (s.tokens + detail::statistics_chunk - 1) / detail::statistics_chunk;
+                   " experts, expected ", had,
+                   " as before (each model needs telemetry of its own)");
+    const Index chunks = (s.tokens + detail::statistics_chunk - 1) / detail::statistics_chunk;
     // The same memory serves the marginals of a plan, afterwards.
     const Index marginals = s.groups() * (s.experts + 1) + s.tokens;
     const Index numbers = chunks * columns(s) > marginals ? chunks * columns(s) : marginals;
@@ -365,8 +370,7 @@ class RoutingTelemetry final : public RoutingVisitor<B> {
     return {reinterpret_cast<T*>(memory_.data()), chunks, columns(s)};
   }
   void add(const Matrix<B>& sums) {
-    backend_->for_each(sums.cols,
-                       detail::AddStatistics<B>{sums, layers_[next_++].sums.view()});
+    backend_->for_each(sums.cols, detail::AddStatistics<B>{sums, layers_[next_++].sums.view()});
   }
   void add_marginal_error(const SparseRouting<B>& r) {
     const Index groups = r.shape.groups();

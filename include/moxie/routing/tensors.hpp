@@ -8,9 +8,10 @@ namespace moxie {
 
 /// What a router and its layer need memory for, beyond the basics (router/concept.hpp: routing_traits).
 struct RoutingTraits {
-  bool ragged = false;  ///< a token has 0..E experts (expert choice): lists of assignments with `first`
-  bool noisy = false;   ///< dispatch may use other logits than the losses
-  bool plan = false;    ///< the router ranks by a transport plan
+  /// a token has 0..E experts (expert choice): lists of assignments with `first`
+  bool ragged = false;
+  bool noisy = false;             ///< dispatch may use other logits than the losses
+  bool plan = false;              ///< the router ranks by a transport plan
   std::size_t scratch_bytes = 0;  ///< memory of the router's own, within one call
 };
 
@@ -33,7 +34,8 @@ struct SparseRouting {
       using T = typename B::Scalar;
       logits = arena.template scratch<T>(r.shape.tokens, r.shape.experts);
       probs = arena.template scratch<T>(r.shape.tokens, r.shape.experts);
-      noisy_probs = traits.noisy ? arena.template scratch<T>(r.shape.tokens, r.shape.experts) : probs;
+      noisy_probs =
+          traits.noisy ? arena.template scratch<T>(r.shape.tokens, r.shape.experts) : probs;
       if (traits.plan) plan = arena.template scratch<T>(r.shape.tokens, r.shape.experts);
       weight = arena.template scratch<T>(r.weight.rows, r.weight.cols);
     }
@@ -60,21 +62,26 @@ struct SparseRouting {
   Matrix<B> noisy_logits;  ///< [T, E] what selection ranks by; `logits` itself without noise
   Matrix<B> probs;         ///< [T, E] softmax of logits
   Matrix<B> noisy_probs;   ///< [T, E] softmax of noisy_logits; `probs` itself without noise
-  Matrix<B> plan;          ///< [T, E] what selection ranks by if the router makes a plan, else empty; `noisy_probs` itself
-                           ///< in a pass for which it makes none (planned())
+  /// [T, E] what selection ranks by if the router makes a plan, else empty; `noisy_probs` itself in
+  /// a pass for which it makes none (planned())
+  Matrix<B> plan;
   ConstIntVector<B> mask;  ///< [T] of the pass: 0 = padding; empty: every token counts
-  ConstVector<B> bias;     ///< [E] added to the scores in selection alone (loss-free balancing), else empty
-  IntMatrix<B> choice;     ///< [T, K] expert of each assignment in descending order, -1 = none; or [A, 1]
-  Matrix<B> weight;        ///< like choice: what combine multiplies by
-  IntMatrix<B> slot;       ///< like choice: place in the expert's queue, counts on past C for the dropped
-  IntMatrix<B> row;        ///< like choice: dispatched row, -1 = dropped
-  IntVector<B> first;      ///< [T + 1] when ragged, else empty; lists are filled up to first[T]
-  IntVector<B> token;      ///< [R] token of each row
-  IntVector<B> assignment; ///< [R] assignment of each row
-  IntVector<B> offset;     ///< [E + 1] rows of expert e are [offset[e], offset[e + 1])
-  VectorView<std::int64_t, typename B::Space> status;  ///< [1] index of the first logit (t * E + e) that is not finite, or -1
-  Scratch<B> scratch;      ///< the router's own, within one call
-  double noise_std = 0;    ///< standard deviation of noisy_logits - logits in this pass
+  /// [E] added to the scores in selection alone (loss-free balancing), else empty
+  ConstVector<B> bias;
+  /// [T, K] expert of each assignment in descending order, -1 = none; or [A, 1]
+  IntMatrix<B> choice;
+  Matrix<B> weight;  ///< like choice: what combine multiplies by
+  /// like choice: place in the expert's queue, counts on past C for the dropped
+  IntMatrix<B> slot;
+  IntMatrix<B> row;         ///< like choice: dispatched row, -1 = dropped
+  IntVector<B> first;       ///< [T + 1] when ragged, else empty; lists are filled up to first[T]
+  IntVector<B> token;       ///< [R] token of each row
+  IntVector<B> assignment;  ///< [R] assignment of each row
+  IntVector<B> offset;      ///< [E + 1] rows of expert e are [offset[e], offset[e + 1])
+  /// [1] index of the first logit (t * E + e) that is not finite, or -1
+  VectorView<std::int64_t, typename B::Space> status;
+  Scratch<B> scratch;    ///< the router's own, within one call
+  double noise_std = 0;  ///< standard deviation of noisy_logits - logits in this pass
 
   MOXIE_HD Index begin(Index t) const { return first ? first[t] : t * choice.cols; }
   MOXIE_HD Index end(Index t) const { return first ? first[t + 1] : (t + 1) * choice.cols; }

@@ -27,8 +27,8 @@ class AnyExpert {
   };
 
   template <class X>
-    requires(Expert<X, B> && !std::same_as<X, AnyExpert>)
-  AnyExpert(X expert)  // NOLINT(google-explicit-constructor): any expert is an AnyExpert
+  requires(Expert<X, B> && !std::same_as<X, AnyExpert>)
+      AnyExpert(X expert)  // NOLINT(google-explicit-constructor): any expert is an AnyExpert
       : model_(std::make_shared<const Model<X>>(std::move(expert))) {}
 
   Index output_width(Index width) const { return model_->output_width(width); }
@@ -45,8 +45,8 @@ class AnyExpert {
     }
     model_->bind(b, arena, p, *state.held, rows, *tape.held);
   }
-  void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in, Matrix<B> out,
-               Tape<B>& tape, const Pass<B>& pass) const {
+  void forward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
+               Matrix<B> out, Tape<B>& tape, const Pass<B>& pass) const {
     model_->forward(b, p, *state.held, in, out, *tape.held, pass);
   }
   void backward(B& b, const Parameters<B>& p, const State<B>& state, const Rows<B>& in,
@@ -65,8 +65,8 @@ class AnyExpert {
     virtual void bind(B&, Arena<B>&, const Parameters<B>&, Held&, Index, Held&) const = 0;
     virtual void forward(B&, const Parameters<B>&, Held&, const Rows<B>&, Matrix<B>, Held&,
                          const Pass<B>&) const = 0;
-    virtual void backward(B&, const Parameters<B>&, Held&, const Rows<B>&, const Rows<B>&, Matrix<B>,
-                          Held&, Gradients) const = 0;
+    virtual void backward(B&, const Parameters<B>&, Held&, const Rows<B>&, const Rows<B>&,
+                          Matrix<B>, Held&, Gradients) const = 0;
   };
   template <class X>
   struct Model final : Base {

@@ -27,8 +27,8 @@ class AnyGate {
   };
 
   template <class G>
-    requires(Gate<G, B> && !std::same_as<G, AnyGate>)
-  AnyGate(G gate)  // NOLINT(google-explicit-constructor): any gate is an AnyGate
+  requires(Gate<G, B> && !std::same_as<G, AnyGate>)
+      AnyGate(G gate)  // NOLINT(google-explicit-constructor): any gate is an AnyGate
       : model_(std::make_shared<const Model<G>>(std::move(gate))) {}
   AnyGate() = default;  ///< to be assigned to before use
 

@@ -20,13 +20,14 @@ class AnyRouter {
   using Routing = SparseRouting<Own>;
 
   template <class R>
-    requires(Router<R, B> && !std::same_as<R, AnyRouter> &&
-             std::same_as<RoutingOf<R, B>, SparseRouting<B>>)
-  AnyRouter(R router)  // NOLINT(google-explicit-constructor): any router is an AnyRouter
+  requires(Router<R, B> && !std::same_as<R, AnyRouter> &&
+           std::same_as<RoutingOf<R, B>, SparseRouting<B>>)
+      AnyRouter(R router)  // NOLINT(google-explicit-constructor): any router is an AnyRouter
       : held_(std::make_shared<const Model<R>>(std::move(router))) {
-    static_assert(!requires { typename R::DispatcherType; },
-                  "moxie::AnyRouter: a router that brings its own dispatcher cannot be chosen at run "
-                  "time: its layer would not use it");
+    static_assert(
+        !requires { typename R::DispatcherType; },
+        "moxie::AnyRouter: a router that brings its own dispatcher cannot be chosen at run "
+        "time: its layer would not use it");
   }
 
   /// The gate that the router brings along, if it does.

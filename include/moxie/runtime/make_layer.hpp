@@ -59,7 +59,8 @@ inline void check_capacity(const CapacityConfig& c, std::string_view eval_rule, 
     if (*c.slots < 1)
       throw_config(who, "slots is ", *c.slots, ", expected >= 1, or none (by rule and factor)");
     if (!c.rule.empty())
-      throw_config(who, "rule is '", c.rule, "' beside slots ", *c.slots, ", expected one of the two");
+      throw_config(who, "rule is '", c.rule, "' beside slots ", *c.slots,
+                   ", expected one of the two");
     if (c.factor)
       throw_config(who, "factor is ", *c.factor, " beside slots ", *c.slots,
                    ", expected one of the two");
@@ -69,7 +70,8 @@ inline void check_capacity(const CapacityConfig& c, std::string_view eval_rule, 
   }
   const bool factor_for_eval = own_eval && eval_rule != "dropless" && !c.eval_factor;
   if (c.factor && c.rule == "dropless" && !factor_for_eval)
-    throw_config(who, "factor is ", *c.factor, " beside rule 'dropless', which has none, expected "
+    throw_config(who, "factor is ", *c.factor,
+                 " beside rule 'dropless', which has none, expected "
                  "another rule or no factor");
   if (!c.eval_factor) return;
   if (!(*c.eval_factor > 0))
@@ -105,13 +107,14 @@ inline ConfiguredCapacity make_capacity(const CapacityConfig& c) {
 
 namespace detail {
 /// Slots are all there is where experts choose or slots are soft: what decides between tokens has no place there.
-inline void refuse_overflow(std::string_view router, const CapacityConfig& c, std::string_view why) {
-  const auto refuse = [&](std::string_view what, std::string_view value, std::string_view expected) {
-    throw_config("moxie::make_layer: router '", router, "' cannot use ", what, " '", value, "' (", why,
-                 "): expected ", expected);
+inline void refuse_overflow(std::string_view router, const CapacityConfig& c,
+                            std::string_view why) {
+  const auto refuse = [&](std::string_view what, std::string_view value,
+                          std::string_view expected) {
+    throw_config("moxie::make_layer: router '", router, "' cannot use ", what, " '", value, "' (",
+                 why, "): expected ", expected);
   };
-  if (c.rule == "dropless")
-    refuse("capacity", c.rule, "a capacity factor or a number of slots");
+  if (c.rule == "dropless") refuse("capacity", c.rule, "a capacity factor or a number of slots");
   if (c.eval_rule == "dropless") refuse("capacity", c.eval_rule, "a capacity factor or none");
   if (c.priority != "first") refuse("priority", c.priority, "first");
   if (!c.eval_priority.empty() && c.eval_priority != "first")
@@ -132,12 +135,14 @@ AnyLayer<B> make_soft(const Scope<B>& scope, const MoeConfig& c) {
   const ConfiguredCapacity capacity = make_capacity(soft_capacity(c.capacity));
   refuse_overflow("soft", c.capacity, "its slots are weighted means of all tokens");
   if (c.router.gate != "linear" || c.router.jitter != 0)
-    throw_config("moxie::make_layer: router 'soft' has a gate of its own, which scores slots: gate '",
-                 c.router.gate, "' and jitter ", c.router.jitter, " are not for it");
+    throw_config(
+        "moxie::make_layer: router 'soft' has a gate of its own, which scores slots: gate '",
+        c.router.gate, "' and jitter ", c.router.jitter, " are not for it");
   constexpr std::string_view nothing = "it chooses nothing";
-  refuse(c.router,
-         {.plan = Unusable::no_plan, .renormalize = nothing, .bias_rate = nothing, .blocks = nothing},
-         "moxie::make_layer");
+  refuse(
+      c.router,
+      {.plan = Unusable::no_plan, .renormalize = nothing, .bias_rate = nothing, .blocks = nothing},
+      "moxie::make_layer");
   (void)make_noise(c.router.noise_kind, c.router.noise);
   if (c.router.noise != 0 && c.router.noise_kind == "gumbel")
     throw_config("moxie::make_layer: router 'soft' takes Gaussian noise only, got 'gumbel'");
@@ -166,7 +171,8 @@ AnyLayer<B> make_mixture(const Scope<B>& scope, const MoeConfig& c,
     if ((loss.name == NoisyLoad::name || loss.name == TutelLoad::name) && loss.weight != 0.0 &&
         !router.noisy())
       throw_config("moxie::make_layer: the loss '", loss.name, "' needs noise, and router '",
-                   c.router.name, "' has none: give it noise (or another router, if it takes none), or "
+                   c.router.name,
+                   "' has none: give it noise (or another router, if it takes none), or "
                    "leave the loss out");
   return MoeLayer{scope,
                   c.shape,

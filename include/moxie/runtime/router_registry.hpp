@@ -103,7 +103,8 @@ inline void refuse(const RouterConfig& c, const Unusable& why,
   require(!c.renormalize.value_or(false), why.renormalize, "renormalize", "true", "false or none");
   require(c.bias_rate == 0, why.bias_rate, "bias_rate", c.bias_rate, "0");
   require(c.blocks == 1, why.blocks, "blocks", c.blocks, "1");
-  require(c.blocks != 1 || c.block_rows == 1, "there is one block", "block_rows", c.block_rows, "1");
+  require(c.blocks != 1 || c.block_rows == 1, "there is one block", "block_rows", c.block_rows,
+          "1");
 }
 }  // namespace detail
 
@@ -146,9 +147,8 @@ class RouterRegistry {
       return detail::with_noise<B>(c, sinkhorn(c, SinkhornExpertChoiceRouter{}));
     });
     add("sparse_expert_choice", [](const RouterConfig& c) -> AnyRouter<B> {
-      detail::refuse(c, {.noise = clean_plan,
-                         .plan = softmax_alone,
-                         .renormalize = detail::Unusable::full});
+      detail::refuse(
+          c, {.noise = clean_plan, .plan = softmax_alone, .renormalize = detail::Unusable::full});
       SparseExpertChoiceRouter r;
       r.fill_zero = c.fill_zero;
       r.quadratic = c.quadratic;

@@ -31,8 +31,8 @@ struct GradientOptions {
   double shift = 0.3;
   Index most_inputs = 4096;    ///< above, a sample of so many input elements is checked
   Index most_per_entry = 256;  ///< above, a sample of so many elements of a parameter
-  Index row_multiple =
-      1;                ///< rows must be a multiple of it (tokens of an image, tokens of a group)
+  /// rows must be a multiple of it (tokens of an image, tokens of a group)
+  Index row_multiple = 1;
   bool strided = true;  ///< false for a layer that refuses rows with gaps between them
   /// Allocations of the program so far, if it counts them: forward and backward must make none.
   std::size_t (*allocations)() = nullptr;
@@ -56,7 +56,8 @@ class RoutingSnapshot final : public RoutingVisitor<B> {
  public:
   explicit RoutingSnapshot(B& backend) : backend_(backend) {}
   void sparse(const SparseRouting<B>& r) override {
-    for (const Matrix<B>* m : {&r.logits, &r.noisy_logits, &r.probs, &r.noisy_probs, &r.plan}) add(*m);
+    for (const Matrix<B>* m : {&r.logits, &r.noisy_logits, &r.probs, &r.noisy_probs, &r.plan})
+      add(*m);
     if (r.first) return;  // ragged lists have room that is not filled
     add(r.weight);
     for (const IntMatrix<B>* m : {&r.choice, &r.slot, &r.row}) add(*m);
@@ -132,8 +133,8 @@ class PaddedRows {
                             sizeof(double));
   }
 
-  static constexpr double untouched =
-      1.2345e300;  // finite, so that a sum over it is seen in a result
+  // finite, so that a sum over it is seen in a result
+  static constexpr double untouched = 1.2345e300;
 
  private:
   std::vector<double> all() const {
@@ -156,7 +157,9 @@ class LayerReference {
   explicit LayerReference(const L& layer) : layer_(&layer) {}
   Index input_width() const { return layer_->input_width(); }
   Index output_width() const { return layer_->output_width(); }
-  void bind(Arena<BackendType>& arena, Index rows, Tape& tape) const { layer_->bind(arena, rows, tape); }
+  void bind(Arena<BackendType>& arena, Index rows, Tape& tape) const {
+    layer_->bind(arena, rows, tape);
+  }
   void forward(ConstMatrix<BackendType> x, Matrix<BackendType> y, Tape& tape,
                const Pass<BackendType>& pass) const {
     layer_->forward(x, y, tape, pass);
@@ -353,9 +356,8 @@ class GradientChecker {
     const auto throws = [&](Index x_rows, Index x_cols, Index y_rows, Index y_cols) {
       const PaddedRows<B> x(backend_, x_rows, x_cols, 0);
       const PaddedRows<B> y(backend_, y_rows, y_cols, 0);
-      MOXIE_TRY {
-        layer_.forward(x.view(), y.view(), tape, told(Gradients::all));
-      } MOXIE_CATCH(const shape_error&) {
+      MOXIE_TRY { layer_.forward(x.view(), y.view(), tape, told(Gradients::all)); }
+      MOXIE_CATCH(const shape_error&) {
         for (const double v : y.get())
           if (v != PaddedRows<B>::untouched) return false;
         return true;

@@ -74,11 +74,8 @@ class RouterChecker {
     if (experts < router_.choices(experts)) return false;
 #endif
     if constexpr (requires { router_.check(experts); }) {
-      MOXIE_TRY {
-        router_.check(experts);
-      } MOXIE_CATCH(const config_error&) {
-        return false;
-      }
+      MOXIE_TRY { router_.check(experts); }
+      MOXIE_CATCH(const config_error&) { return false; }
     }
     return true;
   }
@@ -261,7 +258,9 @@ class RouterChecker {
       constexpr double near = std::same_as<T, float> ? 1e-3 : 1e-8;
       return a != b ? std::fabs(a - b) <= near * std::fmax(a, b) : a > 0;
     };
-    const auto routed = [&](Index t) { return c.mask.empty() || c.mask[static_cast<std::size_t>(t)] != 0; };
+    const auto routed = [&](Index t) {
+      return c.mask.empty() || c.mask[static_cast<std::size_t>(t)] != 0;
+    };
     for (Index t = 0; t < c.tokens; ++t) {
       if (!routed(t)) continue;
       for (Index e = 0; e < c.experts; ++e) {
@@ -391,7 +390,8 @@ class RouterChecker {
     const Index experts = fewest_ + 2;
     const Index tokens = 5;
     const MoeLayer<B, R, FixedCapacity, PassThrough> layer(
-        backend_, {.width = 3, .experts = experts, .seed = 1}, router_, FixedCapacity{tokens}, PassThrough{});
+        backend_, {.width = 3, .experts = experts, .seed = 1}, router_, FixedCapacity{tokens},
+        PassThrough{});
     auto tape = layer.make_tape(tokens);
     OwnedMatrix<B> x(backend_, tokens, 3, draw_.normals(tokens * 3));
     const OwnedMatrix<B> y(backend_, tokens, 3);

@@ -135,8 +135,8 @@ struct RtEr {
     for (Vector<B>* v : {&state.losses, &state.consistency, &state.divergence})
       *v = arena.template kept<T>(images);
     state.x_adv = arena.template kept<T>(images, model.input_width());
-    state.x_expert = delta == Delta::own ? arena.template kept<T>(images, model.input_width())
-                                         : state.x_adv;
+    state.x_expert =
+        delta == Delta::own ? arena.template kept<T>(images, model.input_width()) : state.x_adv;
     state.choice = arena.template kept<std::int32_t>(images, 1);
     model.bind(arena, images, state.tape);
     state.attacked.bind(arena, attack, model, images, [&](Arena<B>& a) {
@@ -170,8 +170,7 @@ struct RtEr {
     const double share = experts == Experts::all_mean ? 1.0 / static_cast<double>(all) : 1.0;
     for (Index e = 0; e < rounds; ++e) {
       if (every)
-        b.for_each(batch.x.rows,
-                   detail::FillChoice<B>{static_cast<std::int32_t>(e), state.choice});
+        b.for_each(batch.x.rows, detail::FillChoice<B>{static_cast<std::int32_t>(e), state.choice});
       if (delta == Delta::own) {
         state.attacked.target().set_routes(state.routes);
         state.attacked(attack, batch, pass, 1 + static_cast<std::uint64_t>(e), state.x_expert);
@@ -195,8 +194,9 @@ struct RtEr {
     if (scope == Scope::forced_second && moe_layers == 0)
       throw_config(who, ": the model has no MoE layer");
     if (scope == Scope::forced_second && experts != Experts::second)
-      throw_config(who, ": Scope::forced_second knows the second expert of each token alone, "
-                        "expected Experts::second");
+      throw_config(who,
+                   ": Scope::forced_second knows the second expert of each token alone, "
+                   "expected Experts::second");
   }
   template <Layer M>
   void resize(State<M>& s, Index images) const {
@@ -221,8 +221,8 @@ struct RtEr {
     detail::NoteChoice<B> note(target.backend(), s.choice);
     detail::visit_routing_of(model, target.tape(), note);
     if (note.tokens != batch.x.rows)
-      throw_config(who, ": the model's MoE layer routes ", note.tokens, " tokens of ",
-                   batch.x.rows, " images, expected one an image (for a transformer take "
+      throw_config(who, ": the model's MoE layer routes ", note.tokens, " tokens of ", batch.x.rows,
+                   " images, expected one an image (for a transformer take "
                    "Scope::forced_second)");
     s.routes[0] = Routes<B>{.choice = s.choice, .weights = Weights::unit};
     return note.experts;
@@ -239,9 +239,8 @@ struct RtEr {
                   detach_clean ? Matrix<B>{} : s.d_clean, s.d_adv, beta * share);
     model.backward(ConstMatrix<B>(s.d_adv), {}, s.adv_tape);
     if (!detach_clean) model.backward(ConstMatrix<B>(s.d_clean), {}, s.clean_tape);
-    b.for_each(s.divergence.size,
-               detail::AddScaled<B>{static_cast<typename B::Scalar>(share), s.divergence,
-                                    s.consistency});
+    b.for_each(s.divergence.size, detail::AddScaled<B>{static_cast<typename B::Scalar>(share),
+                                                       s.divergence, s.consistency});
   }
 };
 

@@ -54,8 +54,8 @@ struct Trades {
     state.bound = images;
     state.beta = beta;
     const auto scores = [&] { return arena.template kept<T>(images, model.output_width()); };
-    for (Matrix<B>* m : {&state.scores, &state.d_scores, &state.adv_scores, &state.d_adv,
-                         &state.d_clean})
+    for (Matrix<B>* m :
+         {&state.scores, &state.d_scores, &state.adv_scores, &state.d_adv, &state.d_clean})
       *m = scores();
     state.losses = arena.template kept<T>(images);
     state.consistency = arena.template kept<T>(images);

@@ -33,8 +33,8 @@ void warm_start(const Parameters<B>& from, Parameters<B>& to, std::string_view t
   std::size_t there = 0;
   for (const ParameterEntry& e : to.entries()) there += e.name.starts_with(prefix) ? 1U : 0U;
   if (there != partner.size())
-    throw_shape(who, ": '", to_scope, "' has ", there, " entries, the other model ",
-                partner.size(), ", expected as many");
+    throw_shape(who, ": '", to_scope, "' has ", there, " entries, the other model ", partner.size(),
+                ", expected as many");
   using T = typename B::Scalar;
   B& b = to.backend();
   const Vector<B> values = to.edit();

@@ -61,8 +61,7 @@ V atomicExch(V* p, std::type_identity_t<V> value) {
 }
 template <class V>
 V atomicCAS(V* p, std::type_identity_t<V> expected, std::type_identity_t<V> value) {
-  return moxie::emulator::atomic_change(p,
-                                        [=](V old) { return old == expected ? value : old; });
+  return moxie::emulator::atomic_change(p, [=](V old) { return old == expected ? value : old; });
 }
 
 // NOLINTBEGIN(bugprone-reserved-identifier)

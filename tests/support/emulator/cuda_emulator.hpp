@@ -39,9 +39,9 @@ T* dynamic_shared() {
 
 }  // namespace moxie::emulator
 
-#define MOXIE_SHARED(type, name)                          \
-  static const char moxie_key_of_##name = 0;              \
-  ::std::type_identity_t<type>& name =                    \
+#define MOXIE_SHARED(type, name)             \
+  static const char moxie_key_of_##name = 0; \
+  ::std::type_identity_t<type>& name =       \
       ::moxie::emulator::declared_shared<type>(&moxie_key_of_##name)
 #define MOXIE_DYNAMIC_SHARED(type, name) \
   type* const name = ::moxie::emulator::dynamic_shared<type>()

@@ -28,8 +28,8 @@ inline void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint
                      Place place) {
   const Quiet quiet;
   Block& block = Block::running();
-  const auto call = block.meet(
-      "mma_bf16", ~0U, MmaFragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, false, place);
+  const auto call = block.meet("mma_bf16", ~0U,
+                               MmaFragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, false, place);
   const auto half = [](std::uint32_t pair, unsigned k) {
     return std::bit_cast<float>(pair >> (16 * (k % 2)) << 16);
   };
@@ -49,8 +49,8 @@ inline void mma_tf32(float (&c)[4], const std::uint32_t (&a)[4], const std::uint
                      Place place) {
   const Quiet quiet;
   Block& block = Block::running();
-  const auto call = block.meet(
-      "mma_tf32", ~0U, MmaFragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, false, place);
+  const auto call = block.meet("mma_tf32", ~0U,
+                               MmaFragments{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, false, place);
   const auto number = [](std::uint32_t v) { return std::bit_cast<float>(v & ~0x1fffU); };
   add_to_accumulator(c, block.thread().lane(), [&](unsigned i, unsigned j) {
     float sum = 0;

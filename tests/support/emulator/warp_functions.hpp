@@ -88,11 +88,11 @@ V __shfl_sync(unsigned mask, V value, int source, int width = 32,
 template <class V>
 V __shfl_xor_sync(unsigned mask, V value, int bits, int width = 32,
                   moxie::emulator::Place at = moxie::emulator::Place::here()) {
-  return moxie::emulator::shuffle(
-      "__shfl_xor_sync", mask, value, width, at, [bits](unsigned lane, unsigned segment) {
-        const unsigned source = lane ^ static_cast<unsigned>(bits);
-        return source / segment > lane / segment ? 32 : source;
-      });
+  return moxie::emulator::shuffle("__shfl_xor_sync", mask, value, width, at,
+                                  [bits](unsigned lane, unsigned segment) {
+                                    const unsigned source = lane ^ static_cast<unsigned>(bits);
+                                    return source / segment > lane / segment ? 32 : source;
+                                  });
 }
 template <class V>
 V __shfl_down_sync(unsigned mask, V value, unsigned distance, int width = 32,
@@ -133,23 +133,23 @@ unsigned __match_any_sync(unsigned mask, V value,
 }
 
 template <class V>
-  requires(std::is_same_v<V, int> || std::is_same_v<V, unsigned>)
-V __reduce_add_sync(unsigned mask, V value,
-                    moxie::emulator::Place at = moxie::emulator::Place::here()) {
+requires(std::is_same_v<V, int> || std::is_same_v<V, unsigned>) V
+    __reduce_add_sync(unsigned mask, V value,
+                      moxie::emulator::Place at = moxie::emulator::Place::here()) {
   return moxie::emulator::reduce("__reduce_add_sync", mask, value, at,
                                  [](V a, V b) { return a + b; });
 }
 template <class V>
-  requires(std::is_same_v<V, int> || std::is_same_v<V, unsigned>)
-V __reduce_min_sync(unsigned mask, V value,
-                    moxie::emulator::Place at = moxie::emulator::Place::here()) {
+requires(std::is_same_v<V, int> || std::is_same_v<V, unsigned>) V
+    __reduce_min_sync(unsigned mask, V value,
+                      moxie::emulator::Place at = moxie::emulator::Place::here()) {
   return moxie::emulator::reduce("__reduce_min_sync", mask, value, at,
                                  [](V a, V b) { return b < a ? b : a; });
 }
 template <class V>
-  requires(std::is_same_v<V, int> || std::is_same_v<V, unsigned>)
-V __reduce_max_sync(unsigned mask, V value,
-                    moxie::emulator::Place at = moxie::emulator::Place::here()) {
+requires(std::is_same_v<V, int> || std::is_same_v<V, unsigned>) V
+    __reduce_max_sync(unsigned mask, V value,
+                      moxie::emulator::Place at = moxie::emulator::Place::here()) {
   return moxie::emulator::reduce("__reduce_max_sync", mask, value, at,
                                  [](V a, V b) { return a < b ? b : a; });
 }

@@ -14,8 +14,9 @@ namespace moxie::detail {
 
 #if defined(__x86_64__) && !defined(__CUDACC__)
 #define MOXIE_DOT_BF16 1
-#define MOXIE_TARGET_DOT \
-  __attribute__((target("avx512bf16,avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c,bmi2"), noinline))
+#define MOXIE_TARGET_DOT                                                                     \
+  __attribute__((target("avx512bf16,avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c,bmi2"), \
+                 noinline))
 #endif
 
 /// Whether this machine can multiply pairs of bf16.
@@ -97,9 +98,10 @@ struct PackPairs {
 /// Sums of a tile of L::tile_rows rows and N vectors.
 struct PairTile {
   Index inner;
-  const void* const* a;       // rows of floats, or of pairs for `dot_tile`
-  const std::uint32_t* b;     // the panel
-  const std::uint32_t* next;  // read after this tile: rows of the panel's width, `next_rows` in eight steps; or null
+  const void* const* a;    // rows of floats, or of pairs for `dot_tile`
+  const std::uint32_t* b;  // the panel
+  const std::uint32_t*
+      next;  // read after this tile: rows of the panel's width, `next_rows` in eight steps; or null
   Index next_rows;
   float* const* c;
   const float* alpha;
@@ -132,8 +134,10 @@ struct WidenedTile {
     const Index end = t.inner / 2 * 2;
     for (Index p = 0; p != end;) {
       const Index stop = end - p > 2 * fetch ? p + 2 * fetch : end;
-      for (Index s = 0; s < fetch * N; ++s) __builtin_prefetch(right + ahead * N * width + s * width);
-      for (Index s = 0; s < t.next_rows * N; ++s, fetched += width) __builtin_prefetch(fetched, 0, 2);
+      for (Index s = 0; s < fetch * N; ++s)
+        __builtin_prefetch(right + ahead * N * width + s * width);
+      for (Index s = 0; s < t.next_rows * N; ++s, fetched += width)
+        __builtin_prefetch(fetched, 0, 2);
       for (; p != stop; p += 2, right += N * width) {
         Array<V, N> factor;
         MOXIE_CPU_UNROLL
@@ -252,7 +256,7 @@ struct PairTask {
 
   Factor<float> x;
   const std::uint32_t* packed;
-  bool dot;                // by the machine's instruction: at Level::avx512 of a machine_has_dot() only
+  bool dot;  // by the machine's instruction: at Level::avx512 of a machine_has_dot() only
   std::uint32_t* scratch;  // of size(inner)
   MatrixView<float> out;
   Index inner;
@@ -335,7 +339,8 @@ struct PairTask {
       tile.next_rows = tile.next != nullptr ? divide_up(8 * share, pairs) : 0;
       for (Index r = 0; r < height; ++r) {
         const Index at = i + smaller(r, count - 1);
-        from[r] = dot ? static_cast<const void*>(scratch + at * row_step(inner)) : x.row(first_row + at);
+        from[r] =
+            dot ? static_cast<const void*>(scratch + at * row_step(inner)) : x.row(first_row + at);
         factor[r] = x.factor(first_row + at);
         to[r] = r >= count ? spare : whole ? out.row(first_row + at) + j : edge + r * width;
       }
@@ -363,7 +368,8 @@ struct PairTask {
 class Bf16Weights final : public NarrowWeights {
  public:
   std::size_t bytes(Index experts, Index inner, Index cols) const override {
-    return static_cast<std::size_t>(experts * packed_size<float>(pairs_of(inner), cols)) * sizeof(std::uint32_t);
+    return static_cast<std::size_t>(experts * packed_size<float>(pairs_of(inner), cols)) *
+           sizeof(std::uint32_t);
   }
   /// A stretch of rounded rows, of which a row is the inner dimension in pairs of 4 bytes, in whole cache lines and one more.
   Index scratch_bytes(Index widest) const override {
@@ -400,9 +406,11 @@ class Bf16Weights final : public NarrowWeights {
       const Index rows = even_part(all, divide_up(all, by_rows));
       const Index begin = smaller(p.offset[e] + task % of_expert / by_cols * rows, p.offset[e + 1]);
       const Index col = task % by_cols * group * panel;
-      at_level(p.level, PairTask{p.x, pairs, dot, reinterpret_cast<std::uint32_t*>(p.working.data + worker * each),
-                                 p.out, p.inner, p.end, p.level, e, begin, smaller(begin + rows, p.offset[e + 1]), col,
-                                 smaller(col + group * panel, p.out.cols)});
+      at_level(p.level,
+               PairTask{p.x, pairs, dot,
+                        reinterpret_cast<std::uint32_t*>(p.working.data + worker * each), p.out,
+                        p.inner, p.end, p.level, e, begin, smaller(begin + rows, p.offset[e + 1]),
+                        col, smaller(col + group * panel, p.out.cols)});
     };
     run_tasks(p.executor, experts * of_expert, TaskRef(task_of));
   }

@@ -56,8 +56,8 @@ struct BlockProduct {
       if (pack_b && b.op == Op::transpose) {
         pack_transposed<T, L>(b, p, count, col, n, padded, memory.b);
       }
-      const bool pack_a = a.op == Op::transpose && (a.index != nullptr || a.scale != nullptr ||
-                                                    far_apart(a, count, n));
+      const bool pack_a = a.op == Op::transpose &&
+                          (a.index != nullptr || a.scale != nullptr || far_apart(a, count, n));
       if (pack_a) pack_rows<T, L>(a, p, count, row, m, m, memory.a);
       Panel<T, L> panel;
       panel.a = a;

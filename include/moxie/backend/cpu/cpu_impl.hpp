@@ -91,18 +91,26 @@ void CpuBackend<T>::gemm(Op op_a, Op op_b, T alpha, MatrixView<const T> a, Matri
     parallel(detail::divide_up(c.rows, detail::engine_rows), [&](Index task, int) {
       const Index first = task * detail::engine_rows;
       const Index n = detail::smaller(detail::engine_rows, c.rows - first);
-      product_->gemm(op_a, op_b, alpha, op_a == Op::none ? a.middle(first, n) : a.columns(first, n), b,
-                     beta, c.middle(first, n));
+      product_->gemm(op_a, op_b, alpha, op_a == Op::none ? a.middle(first, n) : a.columns(first, n),
+                     b, beta, c.middle(first, n));
     });
     return;
   }
   const detail::BlockProduct<T> product{{a.data, a.stride, op_a, nullptr, nullptr},
                                         {b.data, b.stride, op_b, nullptr, nullptr},
-                                        c.data, c.stride, 0, 0, 0, 0, 0, inner, alpha, beta};
+                                        c.data,
+                                        c.stride,
+                                        0,
+                                        0,
+                                        0,
+                                        0,
+                                        0,
+                                        inner,
+                                        alpha,
+                                        beta};
   const detail::AnyLevel level{level_};
   const detail::Cut cut = detail::cut_product<T>(c.rows, c.cols, inner, op_a, workers());
-  parallel(cut.tasks(),
-           [&](Index task, int) { detail::GemmTask<T>{product, cut, task}(level); });
+  parallel(cut.tasks(), [&](Index task, int) { detail::GemmTask<T>{product, cut, task}(level); });
 }
 
 template <std::floating_point T>
@@ -130,8 +138,8 @@ void CpuBackend<T>::batched_gemm(Op op_a, Op op_b, T alpha, BatchView<const T> a
       detail::task_size(products, workers(), detail::divide_up(detail::worth_a_task, work + 1));
   parallel(detail::divide_up(products, step), [&](Index task, int) {
     const Index first = task * step;
-    detail::BatchedTask<T>{a, b, c, op_a, op_b, alpha, beta, first,
-                           detail::smaller(first + step, products)}(level);
+    detail::BatchedTask<T>{
+        a, b, c, op_a, op_b, alpha, beta, first, detail::smaller(first + step, products)}(level);
   });
 }
 
@@ -156,13 +164,12 @@ void CpuBackend<T>::grouped_gemm(const Rows<B>& rows, Op op, MatrixView<const T>
   }
   if (product_ != nullptr) {
     parallel(experts, [&](Index e, int) {
-      detail::engine_rows_of(*product_, rows, e, op, w.middle(e * (w.rows / experts), w.rows / experts),
-                             out);
+      detail::engine_rows_of(*product_, rows, e, op,
+                             w.middle(e * (w.rows / experts), w.rows / experts), out);
     });
     return;
   }
-  const detail::Factor<T> x{rows.x.data, rows.x.stride, Op::none, rows.index.data,
-                            rows.scale.data};
+  const detail::Factor<T> x{rows.x.data, rows.x.stride, Op::none, rows.index.data, rows.scale.data};
   const detail::AnyLevel level{level_};
   const detail::Cut cut = detail::cut_product<T>(count, out.cols, inner, Op::none, workers());
   parallel(cut.tasks(), [&](Index task, int) {
@@ -194,8 +201,8 @@ void CpuBackend<T>::grouped_gemm_weights(const Rows<B>& rows, const Rows<B>& dy,
   const detail::Factor<T> g{dy.x.data, dy.x.stride, Op::none, dy.index.data, dy.scale.data};
   const Index count = offset[experts] - offset[0];
   const detail::AnyLevel level{level_};
-  const detail::Cut cut = detail::cut_product<T>(height, dw.cols, count / experts, Op::transpose,
-                                                 workers(), experts);
+  const detail::Cut cut =
+      detail::cut_product<T>(height, dw.cols, count / experts, Op::transpose, workers(), experts);
   parallel(cut.tasks() * experts, [&](Index task, int) {
     detail::GroupedWeightsTask<T>{x, g, dw, offset, cut, task}(level);
   });

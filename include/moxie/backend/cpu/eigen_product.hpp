@@ -24,8 +24,8 @@ class EigenProducts final : public ProductEngine {
   /// One expression for all cases, with transposed factors copied first: every user of the header compiles what
   /// stands here.
   template <class T>
-  static void multiply(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b, T beta,
-                       MatrixView<T> c) {
+  static void multiply(Op op_a, Op op_b, T alpha, MatrixView<const T> a, MatrixView<const T> b,
+                       T beta, MatrixView<T> c) {
     EigenMatrix<T> left, right;
     if (op_a != Op::none) {
       left = as_eigen(a).transpose();

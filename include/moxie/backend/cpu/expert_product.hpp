@@ -29,7 +29,8 @@ struct EndOfTile {
     const End own = end;
     for (Index r = row; r < row + rows; ++r) own.part(e, r, col, cols);
   }
-  static void call(const void* end, Level level, Index e, Index row, Index rows, Index col, Index cols) {
+  static void call(const void* end, Level level, Index e, Index row, Index rows, Index col,
+                   Index cols) {
     at_level(level, EndOfTile{*static_cast<const End*>(end), e, row, rows, col, cols});
   }
 };
@@ -53,7 +54,9 @@ template <class T>
 constexpr Index expert_scratch_bytes(Index rows, Index widest, bool weights) {
   const Index panels = 2 * widest * panel_bytes;
   const Index size = static_cast<Index>(sizeof(T));
-  return divide_up(weights ? larger(panels, ExpertWeightsTask<T>::size(rows, widest, widest) * size) : panels, 256) *
+  return divide_up(weights ? larger(panels, ExpertWeightsTask<T>::size(rows, widest, widest) * size)
+                           : panels,
+                   256) *
          256;
 }
 
@@ -95,7 +98,8 @@ struct ExpertCut {
 /// Bytes of packed weights [E, rows, cols], as they are or transposed.
 template <class T>
 constexpr Index expert_packed_bytes(Index experts, Index rows, Index cols) {
-  return experts * larger(packed_size<T>(rows, cols), packed_size<T>(cols, rows)) * static_cast<Index>(sizeof(T));
+  return experts * larger(packed_size<T>(rows, cols), packed_size<T>(cols, rows)) *
+         static_cast<Index>(sizeof(T));
 }
 
 /// The products of experts on the CPU: a twin of ExpertProduct, ExpertPair and ExpertWeightsProduct.
@@ -105,8 +109,8 @@ class CpuExpertProduct {
   explicit CpuExpertProduct(const CpuBackend<T>& backend) : b_(backend) {}
 
   template <class B>
-  void bind(Arena<B>& arena, const Parameters<B>& p, const ExpertWeights<B>& one, const ExpertWeights<B>& two,
-            Index rows, ExpertMemory<B>& memory) const {
+  void bind(Arena<B>& arena, const Parameters<B>& p, const ExpertWeights<B>& one,
+            const ExpertWeights<B>& two, Index rows, ExpertMemory<B>& memory) const {
     Index widest = 1;
     for (const ExpertWeights<B>* w : {&one, &two}) {
       const std::vector<Index>& shape = p.entry(w->id).shape;
@@ -115,8 +119,9 @@ class CpuExpertProduct {
     const NarrowWeights* const narrow = b_.copies().narrow();
     memory.keep = !arena.wants_weights() && b_.copies().kept();
     memory.narrow = memory.keep && !arena.wants_input() && narrow != nullptr;
-    const Index bytes = memory.narrow ? narrow->scratch_bytes(widest)
-                                      : expert_scratch_bytes<T>(rows, widest, arena.wants_weights());
+    const Index bytes = memory.narrow
+                            ? narrow->scratch_bytes(widest)
+                            : expert_scratch_bytes<T>(rows, widest, arena.wants_weights());
     memory.workers = b_.workers();
     memory.working = arena.scratch_bytes(static_cast<std::size_t>(bytes * b_.workers()));
     Index packed_bytes = 0;
@@ -125,7 +130,8 @@ class CpuExpertProduct {
       if (arena.wants_weights() && b_.copies().kept() && rows >= rows_worth_packing * shape[0])
         packed_bytes += expert_packed_bytes<T>(shape[0], shape[1], shape[2]);
     }
-    if (packed_bytes > 0) memory.packed = arena.scratch_bytes(static_cast<std::size_t>(packed_bytes));
+    if (packed_bytes > 0)
+      memory.packed = arena.scratch_bytes(static_cast<std::size_t>(packed_bytes));
     if (!memory.keep) return;
     for (const ExpertWeights<B>* w : {&one, &two}) {
       const std::vector<Index>& shape = p.entry(w->id).shape;
@@ -143,7 +149,8 @@ class CpuExpertProduct {
 
   /// The packed copy of op(w) for the version of the parameters, or null.
   template <class B>
-  const T* packed(const Parameters<B>& p, const ExpertWeights<B>& w, Op op, bool renew, Index experts) const {
+  const T* packed(const Parameters<B>& p, const ExpertWeights<B>& w, Op op, bool renew,
+                  Index experts) const {
     CpuWeightCopies::All& all = *w.copies.all;
     DerivedCopy& copy = op == Op::none ? all.plain : all.transposed;
     return static_cast<const T*>(copy.current(key(p), renew, false, [&](void* to) {
@@ -155,18 +162,22 @@ class CpuExpertProduct {
   template <class B>
   const void* narrowed(const Parameters<B>& p, const ExpertWeights<B>& w, Index experts) const {
     const NarrowWeights* const narrow = b_.copies().narrow();
-    const void* const copy =
-        narrow == nullptr ? nullptr : w.copies.all->narrow.current(key(p), true, true, [&](void* to) {
-          narrow->pack(b_.level(), w.value(p), experts, to);
-        });
+    const void* const copy = narrow == nullptr
+                                 ? nullptr
+                                 : w.copies.all->narrow.current(key(p), true, true, [&](void* to) {
+                                     narrow->pack(b_.level(), w.value(p), experts, to);
+                                   });
     if (copy == nullptr)
-      throw_config("moxie::CpuBackend: the tape is for narrow weights of another layer or backend, expected one that "
-                   "this layer made with this backend's CpuOptions::copies");
+      throw_config(
+          "moxie::CpuBackend: the tape is for narrow weights of another layer or backend, expected "
+          "one that "
+          "this layer made with this backend's CpuOptions::copies");
     return copy;
   }
 
   /// `factors.w` stacks the experts' matrices along its rows: [E*K, N] for Op::none, [E*N, K] for Op::transpose.
-  void product(ExpertFactors<T> factors, VectorView<const std::int32_t> offset, ExpertRoom room) const;
+  void product(ExpertFactors<T> factors, VectorView<const std::int32_t> offset,
+               ExpertRoom room) const;
   /// One product and the next, whose rows the first one makes: a task does both for some rows of an expert, while they are
   /// in cache. Same bits as one after the other.
   void pair(ExpertFactors<T> first, ExpertFactors<T> second, VectorView<const std::int32_t> offset,
@@ -181,9 +192,9 @@ class CpuExpertProduct {
   void check_room(const ExpertFactors<T>& f, const ExpertRoom& room) const {
     const Index needed = 2 * f.inner * panel_bytes;
     if (f.packed == nullptr && needed > room.working.size / b_.workers() / 256 * 256)
-      throw_shape("moxie::CpuBackend: product of experts: its scratch has ", room.working.size / b_.workers(),
-                  " bytes for each worker, rows of ", f.inner, " need ", needed,
-                  ": it was bound for narrower weights");
+      throw_shape("moxie::CpuBackend: product of experts: its scratch has ",
+                  room.working.size / b_.workers(), " bytes for each worker, rows of ", f.inner,
+                  " need ", needed, ": it was bound for narrower weights");
   }
   /// Rows of which two products are done at once, if what is between them stays in the second level's cache.
   static constexpr Index pair_rows = 256;
@@ -194,8 +205,10 @@ class CpuExpertProduct {
   void pack(MatrixView<const T> w, Op op, Index experts, T* out) const;
   /// Packs the weights of a product of `count` rows into the beginning of `room`, which it leaves without that.
   void pack_before(ExpertFactors<T>& f, Index count, VectorView<std::byte>& room) const {
-    const Index bytes = f.experts * packed_size<T>(f.inner, f.out.cols) * static_cast<Index>(sizeof(T));
-    if (f.packed != nullptr || count < rows_worth_packing / 2 * f.experts || room.size < bytes) return;
+    const Index bytes =
+        f.experts * packed_size<T>(f.inner, f.out.cols) * static_cast<Index>(sizeof(T));
+    if (f.packed != nullptr || count < rows_worth_packing / 2 * f.experts || room.size < bytes)
+      return;
     T* const out = reinterpret_cast<T*>(room.data);
     pack(f.w, f.op, f.experts, out);
     f.packed = out;
@@ -216,11 +229,13 @@ class CpuExpertProduct {
 template <class T>
 void CpuExpertProduct<T>::check(const ExpertFactors<T>& f, VectorView<const std::int32_t> offset) {
   if (f.w.cols == (f.op == Op::none ? f.out.cols : f.inner) &&
-      f.w.rows == f.experts * (f.op == Op::none ? f.inner : f.out.cols) && offset[f.experts] <= f.out.rows)
+      f.w.rows == f.experts * (f.op == Op::none ? f.inner : f.out.cols) &&
+      offset[f.experts] <= f.out.rows)
     return;
-  throw_shape("moxie::CpuBackend: product of experts: rows are ", f.inner, " wide, ", offset[f.experts],
-              " of them, out is [", f.out.rows, " x ", f.out.cols, "], and w is [", f.w.rows, " x ", f.w.cols,
-              "] for ", f.experts, " experts, op ", f.op == Op::none ? "none" : "transpose");
+  throw_shape("moxie::CpuBackend: product of experts: rows are ", f.inner, " wide, ",
+              offset[f.experts], " of them, out is [", f.out.rows, " x ", f.out.cols,
+              "], and w is [", f.w.rows, " x ", f.w.cols, "] for ", f.experts, " experts, op ",
+              f.op == Op::none ? "none" : "transpose");
 }
 
 template <class T>
@@ -250,8 +265,8 @@ void CpuExpertProduct<T>::product(ExpertFactors<T> f, VectorView<const std::int3
     const Index begin = smaller(offset[e] + part / by_cols * rows, offset[e + 1]);
     const Index end = smaller(begin + rows, offset[e + 1]);
     const T* const after = last < f.out.cols ? nullptr : f.packed_of(e + 1);
-    b_.at_level(ExpertTask<T>{f, of_worker(room.working, worker, b_.workers()), after, b_.level(), e, begin, end, first,
-                              last});
+    b_.at_level(ExpertTask<T>{f, of_worker(room.working, worker, b_.workers()), after, b_.level(),
+                              e, begin, end, first, last});
   });
 }
 
@@ -280,32 +295,36 @@ void CpuExpertProduct<T>::pair(ExpertFactors<T> first, ExpertFactors<T> second,
     const Index begin = smaller(offset[e] + part * rows, offset[e + 1]);
     const Index end = smaller(begin + rows, offset[e + 1]);
     T* const scratch = of_worker(room.working, worker, b_.workers());
-    b_.at_level(ExpertTask<T>{first, scratch, second.packed_of(e), b_.level(), e, begin, end, 0, first.out.cols});
-    b_.at_level(ExpertTask<T>{second, scratch, first.packed_of(e), b_.level(), e, begin, end, 0, second.out.cols});
+    b_.at_level(ExpertTask<T>{first, scratch, second.packed_of(e), b_.level(), e, begin, end, 0,
+                              first.out.cols});
+    b_.at_level(ExpertTask<T>{second, scratch, first.packed_of(e), b_.level(), e, begin, end, 0,
+                              second.out.cols});
   });
 }
 
 template <class T>
 void CpuExpertProduct<T>::weights(Factor<T> x, Factor<T> dy, VectorView<const std::int32_t> offset,
-                                  Index height, VectorView<std::byte> working, MatrixView<T> dw) const {
+                                  Index height, VectorView<std::byte> working,
+                                  MatrixView<T> dw) const {
   const Index experts = offset.size - 1;
   if (experts < 1 || offset[experts] == offset[0] || height < 1 || dw.cols < 1) return;
   if (dw.rows != experts * height)
-    throw_shape("moxie::CpuBackend: product of experts' weights: dw has ", dw.rows, " rows, expected ", experts, " * ",
-                height, " for rows ", height, " wide");
+    throw_shape("moxie::CpuBackend: product of experts' weights: dw has ", dw.rows,
+                " rows, expected ", experts, " * ", height, " for rows ", height, " wide");
   using Task = ExpertWeightsTask<T>;
   const Index panel = panel_columns<T>(b_.level());
   const Index blocks = divide_up(height, Task::block);
   // Columns are cut only where there would be too few tasks: each packs its block of x anew.
   const Index wanted = b_.workers() == 1 ? 1 : divide_up(4 * b_.workers(), experts * blocks);
-  const Index step = divide_up(divide_up(dw.cols, smaller(wanted, divide_up(dw.cols, 4 * panel))), panel) * panel;
+  const Index step =
+      divide_up(divide_up(dw.cols, smaller(wanted, divide_up(dw.cols, 4 * panel))), panel) * panel;
   const Index of_block = divide_up(dw.cols, step);
   b_.parallel(experts * blocks * of_block, [&](Index task, int worker) {
     const Index e = task / (blocks * of_block);
     const Index row = task / of_block % blocks * Task::block;
     const Index col = task % of_block * step;
-    b_.at_level(Task{x, dy, dw, height, offset.data, of_worker(working, worker, b_.workers()), e, row,
-                     smaller(row + Task::block, height), col, smaller(col + step, dw.cols)});
+    b_.at_level(Task{x, dy, dw, height, offset.data, of_worker(working, worker, b_.workers()), e,
+                     row, smaller(row + Task::block, height), col, smaller(col + step, dw.cols)});
   });
 }
 
@@ -321,8 +340,12 @@ void CpuExpertProduct<T>::pack(MatrixView<const T> w, Op op, Index experts, T* o
   b_.parallel(experts * parts, [&](Index task, int) {
     const Index e = task / parts;
     const Index first = smaller(task % parts * step, cols);
-    b_.at_level(PackWeights<T>{{w.data + e * rows * w.stride, w.stride, op, nullptr, nullptr}, inner, cols, first,
-                               smaller(first + step, cols), out + e * packed_size<T>(inner, cols)});
+    b_.at_level(PackWeights<T>{{w.data + e * rows * w.stride, w.stride, op, nullptr, nullptr},
+                               inner,
+                               cols,
+                               first,
+                               smaller(first + step, cols),
+                               out + e * packed_size<T>(inner, cols)});
   });
 }
 

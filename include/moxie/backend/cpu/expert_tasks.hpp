@@ -12,7 +12,8 @@ namespace moxie::detail {
 
 /// What is done with a finished tile while it lies in cache: rows [row, row + rows) of expert e, columns [col, col + cols).
 struct TileEnd {
-  void (*call)(const void* end, Level level, Index e, Index row, Index rows, Index col, Index cols) = nullptr;
+  void (*call)(const void* end, Level level, Index e, Index row, Index rows, Index col,
+               Index cols) = nullptr;
   const void* end = nullptr;
   // What else it touches, of the result's shape: fetched while the tile is computed.
   const std::byte* other = nullptr;
@@ -73,11 +74,13 @@ struct ExpertFactors {
 
   /// The packed weights of an expert; null: none, or no such expert.
   const T* packed_of(Index e) const {
-    return packed == nullptr || e >= experts ? nullptr : packed + e * packed_size<T>(inner, out.cols);
+    return packed == nullptr || e >= experts ? nullptr
+                                             : packed + e * packed_size<T>(inner, out.cols);
   }
   /// Of one expert, not packed.
   Factor<T> weights(Index e) const {
-    return {w.data + e * (op == Op::none ? inner : out.cols) * w.stride, w.stride, op, nullptr, nullptr};
+    return {w.data + e * (op == Op::none ? inner : out.cols) * w.stride, w.stride, op, nullptr,
+            nullptr};
   }
 };
 
@@ -90,7 +93,6 @@ struct ExpertTask {
   Level level;
   Index e, begin_row, end_row, first_col, last_col;
 
-
   template <class L>
   MOXIE_INLINE void operator()(L) const {
     if (begin_row == end_row) return;
@@ -98,8 +100,9 @@ struct ExpertTask {
     constexpr int most = panel_vectors<L>;
     // A stretch of rows at a time: the addresses of its pages, and half of it, stay in the second level's caches.
     const Index all = end_row - begin_row;
-    const Index fit = larger(stretch_bytes / (larger(of.inner, 1) * static_cast<Index>(sizeof(T))), 24) *
-                      (of.packed != nullptr ? 1 : 4);
+    const Index fit =
+        larger(stretch_bytes / (larger(of.inner, 1) * static_cast<Index>(sizeof(T))), 24) *
+        (of.packed != nullptr ? 1 : 4);
     const Index stretch = even_part(all, fit);
     Scratch memory{scratch, scratch + of.inner * most * vector, 0};
     for (Index row = begin_row; row < end_row; row += stretch) {
@@ -142,7 +145,8 @@ struct ExpertTask {
     const TileEnd& end = of.end;
     const T* const weights = w.data;
     // A copy pays from the third tile on: the first two would read it as often as it is written.
-    const bool in_place = packed == nullptr && op == Op::none && rows <= 2 * height && cols - j >= width;
+    const bool in_place =
+        packed == nullptr && op == Op::none && rows <= 2 * height && cols - j >= width;
     const T* panel = packed != nullptr ? packed + j * inner : in_place ? weights + j : memory.here;
     if (packed == nullptr && !in_place) {
       if (op == Op::none && cols - j >= width) {
@@ -173,8 +177,9 @@ struct ExpertTask {
     Index fetched = 0;
 
     Edge edge;
-    typename Edge::Kernel tile{inner,   edge.from, 1,       panel,       in_place ? w.stride : width,
-                               nullptr, 0,         edge.to, edge.factor, T(0), true, true};
+    typename Edge::Kernel tile{
+        inner,       edge.from, 1,    panel, in_place ? w.stride : width, nullptr, 0, edge.to,
+        edge.factor, T(0),      true, true};
     tile.next_step = next_step;
     for (Index i = 0; i < rows; i += height) {
       const Index row = first_row + i;
@@ -192,7 +197,8 @@ struct ExpertTask {
         __builtin_prefetch(soon + line);
       }
       for (Index r = 0; end.other != nullptr && r < count; ++r) {
-        const std::byte* const first = end.other + (row + r) * end.other_stride + j * static_cast<Index>(sizeof(T));
+        const std::byte* const first =
+            end.other + (row + r) * end.other_stride + j * static_cast<Index>(sizeof(T));
         for (Index k = 0; k < lines; ++k) __builtin_prefetch(first + 64 * k, 1);
       }
       edge.run(tile, of.out.row(row) + j, of.out.stride, count, cols - j);
@@ -200,7 +206,8 @@ struct ExpertTask {
       // Rows of weights may lie so far apart that they displace each other: those just fetched are copied at once.
       if (copies && fetches) {
         const Index steps = smaller(share, inner - fetched);
-        copy_panel<T, L, N>(next + fetched * next_step, w.stride, steps, memory.there + fetched * width);
+        copy_panel<T, L, N>(next + fetched * next_step, w.stride, steps,
+                            memory.there + fetched * width);
         memory.ready = fetched + steps;
       }
       fetched += share;
@@ -218,9 +225,11 @@ struct ExpertTask {
 template <class T>
 struct ExpertWeightsTask {
   static constexpr Index chunk = 512;  // rows of a sum: part of the result
-  static constexpr Index block = 1024 / static_cast<Index>(sizeof(T));  // rows of dw that are packed at a time
-  static constexpr Index gap = 64 / static_cast<Index>(sizeof(T));  // keeps packed rows off each other's cache lines
-  static constexpr Index group_bytes = 512 * 1024;                  // of packed panels
+  static constexpr Index block =
+      1024 / static_cast<Index>(sizeof(T));  // rows of dw that are packed at a time
+  static constexpr Index gap =
+      64 / static_cast<Index>(sizeof(T));  // keeps packed rows off each other's cache lines
+  static constexpr Index group_bytes = 512 * 1024;  // of packed panels
 
   Factor<T> x, dy;  // rows of both may be picked by an index, those of dy scaled
   MatrixView<T> dw;
@@ -287,15 +296,16 @@ struct ExpertWeightsTask {
     const Index padded = divide_up(count, lanes<T, L>) * lanes<T, L>;
     Factor<T> rows = x;
     rows.op = Op::transpose;
-    pack_transposed<T, L>(rows, first_row, last_row - first_row, start, count, padded, step, scratch);
+    pack_transposed<T, L>(rows, first_row, last_row - first_row, start, count, padded, step,
+                          scratch);
   }
   /// A tile has as many rows as the widest; narrower panels compute them in turns.
   template <class L, int N>
   MOXIE_INLINE void run(Index i, Index rows, Index j, Index count, Index step, const T* b) const {
     using Edge = EdgeTile<T, L, N>;
     Edge edge;
-    typename Edge::Kernel tile{count,   edge.from, 1,       b,           Edge::width,
-                               nullptr, 0,         edge.to, edge.factor, T(1), true, true};
+    typename Edge::Kernel tile{count, edge.from, 1,           b,    Edge::width, nullptr,
+                               0,     edge.to,   edge.factor, T(1), true,        true};
     // Where a tile is short, its own elements of dw would not arrive in time: those of a later panel are fetched.
     tile.c_ahead = count >= 128 ? 0 : count >= 32 ? Edge::width : 3 * Edge::width;
     for (Index k = 0; k < rows; k += Edge::height) {

@@ -22,8 +22,9 @@
 
 #if defined(__x86_64__)
 #define MOXIE_TARGET_AVX2 __attribute__((target("avx2,fma,f16c,bmi2"), flatten, noinline))
-#define MOXIE_TARGET_AVX512 \
-  __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c,bmi2"), flatten, noinline))
+#define MOXIE_TARGET_AVX512                                                                \
+  __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c,bmi2"), flatten, \
+                 noinline))
 #endif
 #define MOXIE_TARGET_BASELINE __attribute__((flatten, noinline))
 
@@ -78,13 +79,17 @@ struct AnyLevel {
 /// constant length, which GCC vectorises already at -O2. For anything longer (a row, a token) they would only
 /// double the code of each level.
 template <class F>
-concept Elementwise = requires { requires F::elementwise; };
+concept Elementwise = requires {
+  requires F::elementwise;
+};
 
 /// A functor in which nothing vectorises (it follows indices, branches, draws), or that only moves memory, says
 /// `static constexpr bool one_level = true` and is compiled once, for the baseline, not for each level: a third of the time
 /// to compile.
 template <class F>
-concept OneLevel = requires { requires F::one_level; };
+concept OneLevel = requires {
+  requires F::one_level;
+};
 
 inline constexpr Index loop_strip = 64;  // a constant trip count, which GCC vectorises at -O2
 
@@ -100,36 +105,36 @@ using BlockLoop = void (*)(const void* f, Index row, Index rows, Index first, In
 //   enter(L{}, f)       f(L{})
 //   range_<level><F>    a RangeLoop
 //   block_<level><F>    a BlockLoop
-#define MOXIE_TRAMPOLINES(ATTRIBUTES, LEVEL, RANGE, BLOCK)                              \
-  template <class F>                                                                    \
-  ATTRIBUTES void enter(LEVEL, const F& f) {                                            \
-    f(LEVEL{});                                                                         \
-  }                                                                                     \
-  template <class F>                                                                    \
-  ATTRIBUTES void RANGE(const void* f, Index first, Index last) {                       \
-    const F g = *static_cast<const F*>(f);                                              \
-    Index i = first;                                                                    \
-    if constexpr (Elementwise<F>) {                                                     \
-      for (; i + loop_strip <= last; i += loop_strip) {                                 \
-        MOXIE_INDEPENDENT                                                               \
-        for (Index k = 0; k < loop_strip; ++k) g(i + k);                                \
-      }                                                                                 \
-    }                                                                                   \
-    for (; i < last; ++i) g(i);                                                         \
-  }                                                                                     \
-  template <class F>                                                                    \
+#define MOXIE_TRAMPOLINES(ATTRIBUTES, LEVEL, RANGE, BLOCK)                               \
+  template <class F>                                                                     \
+  ATTRIBUTES void enter(LEVEL, const F& f) {                                             \
+    f(LEVEL{});                                                                          \
+  }                                                                                      \
+  template <class F>                                                                     \
+  ATTRIBUTES void RANGE(const void* f, Index first, Index last) {                        \
+    const F g = *static_cast<const F*>(f);                                               \
+    Index i = first;                                                                     \
+    if constexpr (Elementwise<F>) {                                                      \
+      for (; i + loop_strip <= last; i += loop_strip) {                                  \
+        MOXIE_INDEPENDENT                                                                \
+        for (Index k = 0; k < loop_strip; ++k) g(i + k);                                 \
+      }                                                                                  \
+    }                                                                                    \
+    for (; i < last; ++i) g(i);                                                          \
+  }                                                                                      \
+  template <class F>                                                                     \
   ATTRIBUTES void BLOCK(const void* f, Index row, Index rows, Index first, Index last) { \
-    const F g = *static_cast<const F*>(f);                                              \
-    for (Index i = row; i < row + rows; ++i) {                                          \
-      Index j = first;                                                                  \
-      if constexpr (Elementwise<F>) {                                                   \
-        for (; j + loop_strip <= last; j += loop_strip) {                               \
-          MOXIE_INDEPENDENT                                                             \
-          for (Index k = 0; k < loop_strip; ++k) g(i, j + k);                           \
-        }                                                                               \
-      }                                                                                 \
-      for (; j < last; ++j) g(i, j);                                                    \
-    }                                                                                   \
+    const F g = *static_cast<const F*>(f);                                               \
+    for (Index i = row; i < row + rows; ++i) {                                           \
+      Index j = first;                                                                   \
+      if constexpr (Elementwise<F>) {                                                    \
+        for (; j + loop_strip <= last; j += loop_strip) {                                \
+          MOXIE_INDEPENDENT                                                              \
+          for (Index k = 0; k < loop_strip; ++k) g(i, j + k);                            \
+        }                                                                                \
+      }                                                                                  \
+      for (; j < last; ++j) g(i, j);                                                     \
+    }                                                                                    \
   }
 
 MOXIE_TRAMPOLINES(MOXIE_TARGET_BASELINE, Baseline, range_baseline, block_baseline)
@@ -144,10 +149,13 @@ template <class F>
 void at_level(Level level, const F& f) {
   switch (level) {
 #if defined(__x86_64__)
-    case Level::avx512: return enter(Avx512{}, f);
-    case Level::avx2: return enter(Avx2{}, f);
+    case Level::avx512:
+      return enter(Avx512{}, f);
+    case Level::avx2:
+      return enter(Avx2{}, f);
 #endif
-    default: return enter(Baseline{}, f);
+    default:
+      return enter(Baseline{}, f);
   }
 }
 /// The loops over F for `level`.

@@ -96,8 +96,8 @@ inline void run_tasks(Executor* executor, Index tasks, TaskRef task) {
   constexpr Index widest = 16384;   // columns of a task: one long row is work for all
   const Index col_step = cols > 2 * widest ? widest : cols;
   const Index col_tasks = divide_up(cols, col_step);
-  const Index row_step = task_size(rows, executor == nullptr ? 1 : executor->workers(),
-                                   divide_up(elements, col_step));
+  const Index row_step =
+      task_size(rows, executor == nullptr ? 1 : executor->workers(), divide_up(elements, col_step));
   run_tasks(executor, divide_up(rows, row_step) * col_tasks, [&](Index task, int) {
     const Index row = task / col_tasks * row_step;
     const Index col = task % col_tasks * col_step;

@@ -15,7 +15,7 @@ struct NarrowProduct {
   Factor<float> x;  // op none
   VectorView<const std::int32_t> offset;
   Index inner;
-  const void* weights;           // what `pack` wrote
+  const void* weights;            // what `pack` wrote
   VectorView<std::byte> working;  // of scratch_bytes for each worker
   MatrixView<float> out;
   TileEnd end;

@@ -15,8 +15,8 @@ class ProductEngine {
  public:
   virtual ~ProductEngine() = default;
   /// c = alpha op(a) op(b) + beta c; shapes agree. With beta 0, c is not read.
-  virtual void gemm(Op op_a, Op op_b, float alpha, MatrixView<const float> a, MatrixView<const float> b,
-                    float beta, MatrixView<float> c) const = 0;
+  virtual void gemm(Op op_a, Op op_b, float alpha, MatrixView<const float> a,
+                    MatrixView<const float> b, float beta, MatrixView<float> c) const = 0;
   virtual void gemm(Op op_a, Op op_b, double alpha, MatrixView<const double> a,
                     MatrixView<const double> b, double beta, MatrixView<double> c) const = 0;
 };
@@ -38,7 +38,9 @@ class WeightCopies {
   constexpr explicit WeightCopies(bool kept, const detail::NarrowWeights* narrow = nullptr)
       : kept_(kept), narrow_(narrow) {}
   constexpr bool kept() const noexcept { return kept_; }
-  constexpr const detail::NarrowWeights* narrow() const noexcept { return narrow_; }  ///< null: as wide as the weights
+  constexpr const detail::NarrowWeights* narrow() const noexcept {
+    return narrow_;
+  }  ///< null: as wide as the weights
 
   friend constexpr bool operator==(const WeightCopies&, const WeightCopies&) = default;
 

@@ -147,12 +147,14 @@ struct CopyBlock {
 
   template <class L>
   MOXIE_INLINE void operator()(L) const {
-    for (Index r = 0; r < rows; ++r) copy_elements<T, L>(to + r * to_step, from + r * from_step, cols);
+    for (Index r = 0; r < rows; ++r)
+      copy_elements<T, L>(to + r * to_step, from + r * from_step, cols);
   }
 };
 /// Entered as well.
 template <class T, class L>
-MOXIE_INLINE void copy_block(const T* from, Index from_step, T* to, Index to_step, Index rows, Index cols) {
+MOXIE_INLINE void copy_block(const T* from, Index from_step, T* to, Index to_step, Index rows,
+                             Index cols) {
   enter(L{}, CopyBlock<T>{from, from_step, to, to_step, rows, cols});
 }
 

@@ -47,11 +47,12 @@ struct Panel {
     const bool copy = !whole && last;
     const bool transposed = a.op == Op::transpose;
     const bool regular = packed_a != nullptr || transposed || (!a.index && !a.scale);
-    const bool nothing = count == 0;  // to sum: nothing is read, factors may be null, and null takes no step
+    const bool nothing =
+        count == 0;  // to sum: nothing is read, factors may be null, and null takes no step
     // Where a's element (0, first of the stretch) is, and the next row and the next step from there.
     const T* left = packed_a != nullptr || nothing ? packed_a
-                    : transposed        ? a.data + inner * a.stride + row
-                                        : a.data + row * a.stride + inner;
+                    : transposed                   ? a.data + inner * a.stride + row
+                                                   : a.data + row * a.stride + inner;
     const Index left_row = nothing ? 0 : packed_a != nullptr || transposed ? 1 : a.stride;
     const Index left_step = packed_a != nullptr ? c.rows : transposed ? a.stride : 1;
 
@@ -65,8 +66,12 @@ struct Panel {
     Array<T*, height> to;
     Array<T, height> factor;
     for (Index r = 0; r < height; ++r) factor[r] = alpha;
-    Kernel tile{count, from, left_step, nothing ? b : b + j, b_step,
-                sums == nullptr ? nullptr : sums + j, sum_step, to, factor, beta, first, last};
+    Kernel tile{count,     from,
+                left_step, nothing ? b : b + j,
+                b_step,    sums == nullptr ? nullptr : sums + j,
+                sum_step,  to,
+                factor,    beta,
+                first,     last};
     for (Index i = 0; i < c.rows; i += height) {
       const Index rows = smaller(height, c.rows - i);
       T* const target = whole ? c.row(i) + j : edge;

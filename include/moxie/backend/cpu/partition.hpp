@@ -57,7 +57,8 @@ Cut cut_product(Index rows, Index cols, Index inner, Op op_a, int workers, Index
   for (;;) {
     const Index row_step = divide_up(divide_up(rows, row_tasks), 8) * 8;
     const Index col_step = divide_up(divide_up(cols, col_tasks), vector) * vector;
-    const Cut cut{rows, cols, row_step, col_step, divide_up(rows, row_step), divide_up(cols, col_step)};
+    const Cut cut{
+        rows, cols, row_step, col_step, divide_up(rows, row_step), divide_up(cols, col_step)};
     const bool by_rows = row_step >= 2 * least_rows;
     const bool by_cols = col_step >= 2 * least_cols;
     if (worth <= 1) return {rows, cols, rows, cols, 1, 1};

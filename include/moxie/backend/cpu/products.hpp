@@ -47,8 +47,16 @@ struct BatchedTask {
       const MatrixView<T> out = c(image, head);
       const BlockProduct<T> product{{left.data, left.stride, op_a, nullptr, nullptr},
                                     {right.data, right.stride, op_b, nullptr, nullptr},
-                                    out.data, out.stride, 0, out.rows, 0, out.cols, 0, inner,
-                                    alpha, beta};
+                                    out.data,
+                                    out.stride,
+                                    0,
+                                    out.rows,
+                                    0,
+                                    out.cols,
+                                    0,
+                                    inner,
+                                    alpha,
+                                    beta};
       product.run(level, memory);
     }
   }
@@ -78,8 +86,12 @@ struct GroupedTask {
       const Index end = smaller(last, offset[e + 1]);
       if (end <= row) continue;
       const T* weights = w.data + e * (op == Op::none ? inner : out.cols) * w.stride;
-      const BlockProduct<T> product{x, {weights, w.stride, op, nullptr, nullptr}, out.data,
-                                    out.stride, row, end - row, col, cols, 0, inner, T(1), T(0)};
+      const BlockProduct<T> product{x,        {weights, w.stride, op, nullptr, nullptr},
+                                    out.data, out.stride,
+                                    row,      end - row,
+                                    col,      cols,
+                                    0,        inner,
+                                    T(1),     T(0)};
       product.run(level, memory);
       row = end;
     }
@@ -101,8 +113,8 @@ struct GroupedWeightsTask {
     const Index block = task % cut.tasks();
     if (offset[e] == offset[e + 1]) return;
     BlockMemory<T> memory;
-    BlockProduct<T> product{x, dy, dw.data + e * cut.rows * dw.stride, dw.stride, 0, 0, 0, 0,
-                            offset[e], offset[e + 1] - offset[e], T(1), T(1)};
+    BlockProduct<T> product{x, dy,        dw.data + e * cut.rows * dw.stride, dw.stride, 0,   0, 0,
+                            0, offset[e], offset[e + 1] - offset[e],          T(1),      T(1)};
     product.first_row = block / cut.col_tasks * cut.row_step;
     product.first_col = block % cut.col_tasks * cut.col_step;
     product.rows = smaller(cut.row_step, cut.rows - product.first_row);

@@ -33,11 +33,11 @@ MOXIE_INLINE void store(T* p, const V& v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-
 /// out = the lanes I... of a and b, counted through both. nvcc's front end expands no pack in the arguments of
 /// Clang's builtin, and Clang does not know GCC's.
 template <class V, int... I>
-MOXIE_INLINE void shuffle(const V& a, const V& b, V& out, std::integer_sequence<int, I...> /*lanes*/) {
+MOXIE_INLINE void shuffle(const V& a, const V& b, V& out,
+                          std::integer_sequence<int, I...> /*lanes*/) {
 #if defined(__clang__)
   out = __builtin_shufflevector(a, b, I...);
 #else

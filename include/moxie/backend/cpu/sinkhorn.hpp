@@ -25,8 +25,8 @@ struct SinkhornShares {
  private:
   MOXIE_INLINE T of(const T* row, const T* potential, Index n, T* share) const {
     const T shift = peak;
-    return row_map_sum<false>(
-        n, share, [=](Index e) { return math::exp(row[e] + potential[e] - shift); });
+    return row_map_sum<false>(n, share,
+                              [=](Index e) { return math::exp(row[e] + potential[e] - shift); });
   }
 };
 

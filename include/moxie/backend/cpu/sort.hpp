@@ -8,7 +8,8 @@
 
 namespace moxie::detail {
 
-inline constexpr int radix_bits = 11;  // 2048 counters: what the first-level cache holds with room to spare
+// 2048 counters: what the first-level cache holds with room to spare
+inline constexpr int radix_bits = 11;
 
 /// One stable pass over `bits` bits of the keys from bit `shift`.
 inline void radix_pass(const std::int32_t* keys, const std::int32_t* values, Index n, int shift,

@@ -21,12 +21,13 @@ struct Tile {
   Index b_step;
   T* sums;  // unfinished sums, `sum_step` from row to row
   Index sum_step;
-  T* const* c;  // row pointers of the result; surplus rows of an edge tile point to a spare one
+  T* const* c;     // row pointers of the result; surplus rows of an edge tile point to a spare one
   const T* alpha;  // one for each row
   T beta;
   bool first, last;
-  const T* next = nullptr;  // what will be read after this tile, fetched meanwhile: rows as wide as the tile every
-  Index next_step = 0;      // `next_step` elements, `next_rows` of them in eight steps
+  // what will be read after this tile, fetched meanwhile: rows as wide as the tile every
+  const T* next = nullptr;
+  Index next_step = 0;  // `next_step` elements, `next_rows` of them in eight steps
   Index next_rows = 0;
   Index c_ahead = 0;  // the elements of c that are fetched begin so far behind the tile's own
 

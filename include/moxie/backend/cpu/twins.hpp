@@ -52,14 +52,16 @@ class CpuTwins {
     CpuAttention<T>{self(), shape}.backward(q, k, v, d_o, memory.kept, memory.working, dq, dk, dv);
   }
   template <class B>
-  void bind(const ExpertProduct&, Arena<B>& arena, const Parameters<B>& p, const ExpertWeights<B>& one,
-            const ExpertWeights<B>& two, Index rows, ExpertMemory<B>& memory) const {
+  void bind(const ExpertProduct&, Arena<B>& arena, const Parameters<B>& p,
+            const ExpertWeights<B>& one, const ExpertWeights<B>& two, Index rows,
+            ExpertMemory<B>& memory) const {
     if (self().product() != nullptr) return;
     CpuExpertProduct<T>{self()}.bind(arena, p, one, two, rows, memory);
   }
   template <class B, class End>
   void run(const ExpertProduct&, const Parameters<B>& p, const ExpertWeights<B>& w,
-           const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out, const End& end) {
+           const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out,
+           const End& end) {
     if (self().product() != nullptr) {
       self().grouped_gemm(rows, op, w.value(p), out);
       return end_of_experts(rows.offset, out.cols, tile_end(end));
@@ -72,11 +74,12 @@ class CpuTwins {
             {self().executor(), self().level(), factor_of(rows, Op::none), rows.offset, rows.x.cols,
              twin.narrowed(p, w, rows.experts()), memory.working, out, tile_end(end)});
     }
-    twin.product(factors(twin, p, w, memory, rows, op, out, end), rows.offset, {memory.working, memory.packed});
+    twin.product(factors(twin, p, w, memory, rows, op, out, end), rows.offset,
+                 {memory.working, memory.packed});
   }
   template <class B, class One, class Two>
-  void run(const ExpertPair&, const Parameters<B>& p, const ExpertMemory<B>& memory, const ExpertStep<B, One>& one,
-           const ExpertStep<B, Two>& two) {
+  void run(const ExpertPair&, const Parameters<B>& p, const ExpertMemory<B>& memory,
+           const ExpertStep<B, One>& one, const ExpertStep<B, Two>& two) {
     if (self().product() != nullptr || memory.narrow)
       return ExpertPair::generic(static_cast<B&>(*this), p, memory, one, two);
     check_workers(memory.workers);
@@ -93,10 +96,10 @@ class CpuTwins {
       return ExpertWeightsProduct::generic(static_cast<B&>(*this), memory, rows, dy, dw);
     check_workers(memory.workers);
     if (dw.cols != dy.x.cols)
-      throw_shape("moxie::CpuBackend: product of experts' weights: dw has ", dw.cols, " columns, expected ", dy.x.cols,
-                  " as dy");
-    CpuExpertProduct<T>{self()}.weights(factor_of(rows, Op::transpose), factor_of(dy, Op::none), rows.offset,
-                                        rows.x.cols, memory.working, dw);
+      throw_shape("moxie::CpuBackend: product of experts' weights: dw has ", dw.cols,
+                  " columns, expected ", dy.x.cols, " as dy");
+    CpuExpertProduct<T>{self()}.weights(factor_of(rows, Op::transpose), factor_of(dy, Op::none),
+                                        rows.offset, rows.x.cols, memory.working, dw);
   }
 
   template <class B>
@@ -111,11 +114,17 @@ class CpuTwins {
     return {rows.x.data, rows.x.stride, op, rows.index.data, rows.scale.data};
   }
   template <class B, class End>
-  static ExpertFactors<T> factors(const CpuExpertProduct<T>& twin, const Parameters<B>& p, const ExpertWeights<B>& w,
-                                  const ExpertMemory<B>& memory, const Rows<B>& rows, Op op, MatrixView<T> out,
-                                  const End& end) {
-    return {factor_of(rows, Op::none), rows.x.cols, w.value(p), op,
-            twin.packed(p, w, op, memory.keep, rows.experts()), rows.experts(), out, tile_end(end)};
+  static ExpertFactors<T> factors(const CpuExpertProduct<T>& twin, const Parameters<B>& p,
+                                  const ExpertWeights<B>& w, const ExpertMemory<B>& memory,
+                                  const Rows<B>& rows, Op op, MatrixView<T> out, const End& end) {
+    return {factor_of(rows, Op::none),
+            rows.x.cols,
+            w.value(p),
+            op,
+            twin.packed(p, w, op, memory.keep, rows.experts()),
+            rows.experts(),
+            out,
+            tile_end(end)};
   }
   /// `end` for the rows of all experts: what follows the product of an engine is what follows our own, compiled once.
   void end_of_experts(VectorView<const std::int32_t> offset, Index cols, const TileEnd& end) const {

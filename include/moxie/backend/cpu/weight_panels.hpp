@@ -85,7 +85,8 @@ struct PackWeights {
     for (Index p = 0; p < inner; p += rows) {
       for (Index j = first_col; j < last_col; j += panel) {
         const Index width = smaller(panel, divide_up(cols - j, vector) * vector);
-        pack_panel<T, L>(w, p, smaller(rows, inner - p), j, cols, width, out + j * inner + p * width);
+        pack_panel<T, L>(w, p, smaller(rows, inner - p), j, cols, width,
+                         out + j * inner + p * width);
       }
     }
   }

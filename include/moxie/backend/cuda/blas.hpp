@@ -50,8 +50,7 @@ class Blas {
     return static_cast<std::size_t>(major >= 9 ? 32 : 4) << 20U;
   }
 
-  Blas(cudaStream_t stream, Block workspace)
-      : workspace_(std::move(workspace)), stream_(stream) {
+  Blas(cudaStream_t stream, Block workspace) : workspace_(std::move(workspace)), stream_(stream) {
     MOXIE_CUDA_TRY(cublasCreate(&handle_));
     try {
       MOXIE_CUDA_TRY(cublasSetStream(handle_, stream));
@@ -88,8 +87,8 @@ class Blas {
     } else {
       MOXIE_CUDA_TRY(cublasGemmStridedBatchedEx_64(
           handle_, blas_op(op_a), blas_op(op_b), m, n, k, &alpha, a, factor, lda, stride_a, b,
-          factor, ldb, stride_b, &beta, c, Type::data, ldc, stride_c, batch,
-          Type::compute(tf32), CUBLAS_GEMM_DEFAULT));
+          factor, ldb, stride_b, &beta, c, Type::data, ldc, stride_c, batch, Type::compute(tf32),
+          CUBLAS_GEMM_DEFAULT));
     }
   }
 
@@ -98,9 +97,25 @@ class Blas {
   bool fused_strided(bool tf32, Op op_a, Op op_b, Index m, Index n, Index k, const F* a, Index lda,
                      Index stride_a, const F* b, Index ldb, Index stride_b, float* c, Index ldc,
                      Index stride_c, Index batch, const StridedEnd<float>& end) {
-    const LtSizes sizes{op_a, op_b, m, n, k, lda, stride_a, ldb, stride_b, ldc, stride_c, batch,
-                        end.bias_stride, end.gelu, end.pre != nullptr, end.pre_leading,
-                        end.pre_stride, BlasType<F>::data, BlasType<float>::compute(tf32)};
+    const LtSizes sizes{op_a,
+                        op_b,
+                        m,
+                        n,
+                        k,
+                        lda,
+                        stride_a,
+                        ldb,
+                        stride_b,
+                        ldc,
+                        stride_c,
+                        batch,
+                        end.bias_stride,
+                        end.gelu,
+                        end.pre != nullptr,
+                        end.pre_leading,
+                        end.pre_stride,
+                        BlasType<F>::data,
+                        BlasType<float>::compute(tf32)};
     return lt_.run(reinterpret_cast<cublasLtHandle_t>(handle_), stream_, workspace_.data(),
                    workspace_.bytes(), sizes, a, b, c, end.bias, end.pre);
   }

@@ -118,8 +118,8 @@ class LtProducts {
       prefer(preference, name, alignment);
     cublasLtMatmulHeuristicResult_t result{};
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-        handle, &product, &a, &b, &c, &c, &preference, 1, &result, &found);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, &product, &a, &b, &c, &c,
+                                                                 &preference, 1, &result, &found);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) MOXIE_CUDA_TRY(status);
     const bool offered = status == CUBLAS_STATUS_SUCCESS && found > 0;
     ways_.push_back({s, offered, result.algo});

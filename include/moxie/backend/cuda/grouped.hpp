@@ -114,8 +114,8 @@ class CudaGroupedLeaf : public CudaLeaf {
   }
   /// C = op_a(A) op_b(B) + beta C for each group.
   template <class T>
-  void run(Op op_a, Op op_b, const Groups<T>& g, Index lda, Index ldb,
-           std::type_identity_t<T> beta, Index ldc) {
+  void run(Op op_a, Op op_b, const Groups<T>& g, Index lda, Index ldb, std::type_identity_t<T> beta,
+           Index ldc) {
     const std::size_t count = g.m.size();
     if (count == 0) return;
     const std::size_t bytes = count * sizeof(T*);

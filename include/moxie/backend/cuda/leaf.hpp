@@ -245,8 +245,8 @@ class CudaLeaf {
         memory_(own_pool_ != nullptr ? own_pool_.get() : options.memory),
         multiprocessors_(attribute(cudaDevAttrMultiProcessorCount)),
         blas_(stream_, detail::cuda::Block(*memory_, stream_,
-                                           detail::cuda::Blas::workspace_bytes(attribute(
-                                               cudaDevAttrComputeCapabilityMajor)))) {}
+                                           detail::cuda::Blas::workspace_bytes(
+                                               attribute(cudaDevAttrComputeCapabilityMajor)))) {}
 
   static int attribute(cudaDeviceAttr name) {
     int device = 0;
@@ -311,8 +311,7 @@ class CudaLeaf {
       return;
     }
     throw_config("moxie::CudaLeaf::launch: ", shape.blocks, " x ", shape.blocks_y, " x ",
-                 shape.blocks_z, " blocks of ", shape.threads, " threads with ",
-                 shape.shared_bytes,
+                 shape.blocks_z, " blocks of ", shape.threads, " threads with ", shape.shared_bytes,
                  " bytes of shared memory, expected below 2^31 x 65536 x 65536 blocks of 1 to 1024 "
                  "threads with at most ",
                  most_shared_bytes, " bytes");

@@ -90,10 +90,10 @@ concept FusingLeaf = requires(L& leaf, Op op, Index n, const float* in, const bf
   // gemm_strided with alpha 1 and beta 0; false: it is not offered, and nothing was done
   {
     leaf.fused_gemm_strided(op, op, n, n, n, in, n, n, in, n, n, out, n, n, n, end)
-  } -> std::same_as<bool>;
+    } -> std::same_as<bool>;
   {
     leaf.fused_gemm_strided(op, op, n, n, n, narrow, n, n, narrow, n, n, out, n, n, n, end)
-  } -> std::same_as<bool>;
+    } -> std::same_as<bool>;
 };
 
 /// A leaf whose platform has grouped products of its own; `DeviceBackend` then uses them instead of

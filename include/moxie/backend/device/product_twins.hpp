@@ -70,8 +70,8 @@ class ProductTwins {
     if constexpr (takes_bf16) {
       const Bf16Experts when = self().leaf().options().bf16_experts;
       memory.keep = !arena.wants_weights();
-      memory.narrow = when == Bf16Experts::always ||
-                      (when == Bf16Experts::inference && !arena.wants_input());
+      memory.narrow =
+          when == Bf16Experts::always || (when == Bf16Experts::inference && !arena.wants_input());
       if (!memory.narrow) return;
       Index widest = 1;
       for (const ExpertWeights<B>* w : {&one, &two}) {
@@ -207,8 +207,8 @@ class ProductTwins {
     }
   }
   template <class B>
-  void narrow_weights_product(const ExpertMemory<B>& memory, const Rows<B>& rows,
-                              const Rows<B>& dy, MatrixView<T, Space> dw) {
+  void narrow_weights_product(const ExpertMemory<B>& memory, const Rows<B>& rows, const Rows<B>& dy,
+                              MatrixView<T, Space> dw) {
     const Operand<bf16> x16 = narrowed(rows, memory, 0);
     const Operand<bf16> dy16 = narrowed(dy, memory, 1);
     if (even(rows) && even(dy)) {
@@ -282,7 +282,7 @@ class ProductTwins {
     if constexpr (std::same_as<F, bf16>) {
       choose(std::type_identity<MatrixProducts<bf16>>());
     } else {
-      if constexpr (std::same_as<T, float> && requires(L& leaf) {
+      if constexpr (std::same_as<T, float> && requires(L & leaf) {
                       { leaf.options().tf32 } -> std::convertible_to<bool>;
                     }) {
         if (self().leaf().options().tf32)
@@ -323,15 +323,14 @@ class ProductTwins {
     };
     const auto launch = [&]<class Product>(std::type_identity<Product> product) {
       const std::size_t bytes = grouped_product_bytes<Product, op>(experts);
-      const Index resident =
-          Index{self().leaf().multiprocessors()} * Product::blocks_a_processor;
+      const Index resident = Index{self().leaf().multiprocessors()} * Product::blocks_a_processor;
       const Index most = at_most(product);
-      self().leaf().launch(
-          {.blocks = most < resident ? most : resident,
-           .threads = Product::threads,
-           .shared_bytes = bytes},
-          grouped_product<Product, op, T, End>, f.x, static_cast<int>(rows.x.cols),
-          rows.offset.data, static_cast<int>(experts), f.w, static_cast<int>(cols), end);
+      self().leaf().launch({.blocks = most < resident ? most : resident,
+                            .threads = Product::threads,
+                            .shared_bytes = bytes},
+                           grouped_product<Product, op, T, End>, f.x, static_cast<int>(rows.x.cols),
+                           rows.offset.data, static_cast<int>(experts), f.w, static_cast<int>(cols),
+                           end);
     };
     with_product<F>(at_most, launch);
   }

@@ -17,8 +17,8 @@
 /// afterwards, so nobody waits for another block.
 namespace moxie::detail::device {
 
-inline constexpr int rank_rounds = 8;    ///< times 32: the most assignments of a run
-inline constexpr int rank_warps = 8;     ///< of a block of several
+inline constexpr int rank_rounds = 8;  ///< times 32: the most assignments of a run
+inline constexpr int rank_warps = 8;   ///< of a block of several
 inline constexpr Index rank_chunk = Index{rank_rounds} * rank_warps * warp_size;
 inline constexpr Index rank_experts = 1024;  ///< the most experts whose counts a block holds
 /// The most counts of warps, and assignments, of a block that deals with all of them.
@@ -187,7 +187,7 @@ struct PlaceRanked {
 template <class B>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(1024) assign_rows_alone(AssignmentLists<B> a) {
   MOXIE_DYNAMIC_SHARED(std::int32_t, shared);
-  std::int32_t* counts = shared;              // [E], then [E + 1] first row of each expert
+  std::int32_t* counts = shared;                // [E], then [E + 1] first row of each expert
   std::int32_t* held = shared + a.experts + 1;  // [warps, E]
   RankedRun run;
   rank_chunk_of(a, 0, 0, a.choice.size(), held, counts, run);

@@ -141,17 +141,17 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_proces
     };
     pipeline<Product::stages>((inner + Product::inner - 1) / Product::inner, load, use);
 
-    product.template each_run<false, across>([&]<int N>(int i, int j,
-                                                        const Run<typename Product::Sum, N>& run) {
-      const std::int32_t r = row + i;
-      const int left = cols - col - j;
-      if (r >= last || left <= 0) return;
-      Run<typename Product::Sum, N> v;
-      const Scalar factor = rows.scale != nullptr ? rows.scale[r] : Scalar(1);
-      MOXIE_UNROLL
-      for (int u = 0; u < N; ++u) v[u] = factor * run[u];
-      end(e, r, col + j, v, left);
-    });
+    product.template each_run<false, across>(
+        [&]<int N>(int i, int j, const Run<typename Product::Sum, N>& run) {
+          const std::int32_t r = row + i;
+          const int left = cols - col - j;
+          if (r >= last || left <= 0) return;
+          Run<typename Product::Sum, N> v;
+          const Scalar factor = rows.scale != nullptr ? rows.scale[r] : Scalar(1);
+          MOXIE_UNROLL
+          for (int u = 0; u < N; ++u) v[u] = factor * run[u];
+          end(e, r, col + j, v, left);
+        });
   }
 }
 

@@ -114,10 +114,10 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(select_threads)
   using Ranked = RankedToken<T>;
   MOXIE_DYNAMIC_SHARED(Ranked, chosen);
   MOXIE_SHARED(int[byte_values], count);
-  MOXIE_SHARED(int, wanted);   // still, of those that begin as the threshold does
-  MOXIE_SHARED(int, next);     // byte of the threshold
-  MOXIE_SHARED(int, above);    // how many have a larger one
-  MOXIE_SHARED(int, held);     // of `chosen`
+  MOXIE_SHARED(int, wanted);  // still, of those that begin as the threshold does
+  MOXIE_SHARED(int, next);    // byte of the threshold
+  MOXIE_SHARED(int, above);   // how many have a larger one
+  MOXIE_SHARED(int, held);    // of `chosen`
   MOXIE_SHARED(int, not_numbers);
   const Index segment = Index{blockIdx.x};
   const int thread = static_cast<int>(threadIdx.x);
@@ -161,8 +161,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(select_threads)
     for (Index s = thread; s < quota.group; s += blockDim.x) {
       if (!score.admits(first + s)) continue;
       const Ranked r = ranked(s);
-      if (r.masked(known).equals(threshold))
-        atomicAdd(&count[r.digit(bytes, token_bytes)], 1);
+      if (r.masked(known).equals(threshold)) atomicAdd(&count[r.digit(bytes, token_bytes)], 1);
     }
     __syncthreads();
     if (warp_id() == 0) {  // the byte at which the sum from above reaches what is wanted

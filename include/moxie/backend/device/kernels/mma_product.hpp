@@ -103,8 +103,8 @@ class MmaProduct {
   template <bool IsAcross>
   MOXIE_DEVICE static void read_a(const T* tile, int row, int k, std::uint32_t (&x)[4]) {
     if constexpr (!IsAcross) {
-      load_matrices(x, tile + (row + lane() % 16) * Along<Rows>::stride + k +
-                           lane() / 16 * (step / 2));
+      load_matrices(
+          x, tile + (row + lane() % 16) * Along<Rows>::stride + k + lane() / 16 * (step / 2));
     } else if constexpr (word == 2) {
       load_matrices_transposed(x, tile + (k + lane() % 8 + lane() / 16 * 8) * Across<Rows>::stride +
                                       row + lane() / 8 % 2 * 8);
@@ -121,8 +121,8 @@ class MmaProduct {
       load_matrices(y, tile + (col + lane() % 8 + lane() / 16 * 8) * Along<Cols>::stride + k +
                            lane() / 8 % 2 * (step / 2));
     } else if constexpr (word == 2) {
-      load_matrices_transposed(y, tile + (k + lane() % 16) * Across<Cols>::stride + col +
-                                      lane() / 16 * 8);
+      load_matrices_transposed(
+          y, tile + (k + lane() % 16) * Across<Cols>::stride + col + lane() / 16 * 8);
     } else {
       read_words<Across<Cols>::stride>(tile + k * Across<Cols>::stride + col, y[0], y[2], y[1],
                                        y[3]);
@@ -167,8 +167,8 @@ class MmaProduct {
     return __builtin_bit_cast(float, pair & 0xffff0000U);
   }
   MOXIE_DEVICE static std::uint32_t pack(float low, float high) {
-    return static_cast<std::uint32_t>(bf16(low).bits) |
-           static_cast<std::uint32_t>(bf16(high).bits) << 16U;
+    return static_cast<std::uint32_t>(bf16(low).bits) | static_cast<std::uint32_t>(bf16(high).bits)
+                                                            << 16U;
   }
 
   Array<Array<float[4], WarpCols / 8>, WarpRows / 16> sum_ = {};

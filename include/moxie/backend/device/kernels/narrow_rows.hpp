@@ -23,8 +23,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(narrow_threads)
   const Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x;
   const Index r = i / (stride / Out::size);
   const Index c = i % (stride / Out::size) * Out::size;
-  const bool owned =
-      r < rows && (offset == nullptr || (offset[0] <= r && r < offset[experts]));
+  const bool owned = r < rows && (offset == nullptr || (offset[0] <= r && r < offset[experts]));
   if (owned) {
     const T* const row = from.row(index != nullptr ? index[r] : r);
     Out out;

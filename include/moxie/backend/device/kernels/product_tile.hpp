@@ -33,7 +33,7 @@ using Array = T[static_cast<std::size_t>(N)];
 
 /// Neighbours, read and written at once.
 template <class T, int N>
-struct alignas(N * static_cast<int>(sizeof(T))) [[gnu::may_alias]] Run {
+struct alignas(N* static_cast<int>(sizeof(T))) [[gnu::may_alias]] Run {
   static constexpr int size = N;
   Array<T, N> v;
 

@@ -87,8 +87,7 @@ class SimtProduct {
   template <bool IsAcross, int Length, int Patch>
   MOXIE_DEVICE static int place(int i, int thread) {
     constexpr int others = Length / Patch;
-    return IsAcross ? i / chunk * chunk * others + thread * chunk + i % chunk
-                    : i * others + thread;
+    return IsAcross ? i / chunk * chunk * others + thread * chunk + i % chunk : i * others + thread;
   }
 
   template <bool IsAcross, int Length, int Patch>

@@ -17,7 +17,7 @@
 namespace moxie::detail::device {
 
 inline constexpr int sinkhorn_threads = 256;
-inline constexpr Index sinkhorn_most = Index{1} << 16;  ///< entries of a group for one block
+inline constexpr Index sinkhorn_most = Index{1} << 16;         ///< entries of a group for one block
 inline constexpr std::size_t sinkhorn_most_bytes = 48 * 1024;  ///< of shared memory
 
 /// Shared memory of a group of S tokens.
@@ -187,18 +187,17 @@ class SinkhornBlock {
     if (used)
       for (int e = lane_id() % lanes; e < experts_; e += lanes)
         sum += math::exp(z_(t, e) + of_expert()[e] - peak);
-    for (int step = lanes / 2; step > 0; step /= 2)
-      sum += __shfl_xor_sync(whole_warp, sum, step);
+    for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(whole_warp, sum, step);
     return sum;
   }
 
   // Pointers are made where they are used: kept, they would take most of the registers.
-  MOXIE_DEVICE T* of_token() const { return shared_; }                             // [S]
-  MOXIE_DEVICE T* of_expert() const { return shared_ + tokens_; }                  // [E]
-  MOXIE_DEVICE T* of_expert_next() const { return of_expert() + experts_; }        // [E]
-  MOXIE_DEVICE T* peaks() const { return of_expert_next() + experts_; }            // [chunks, E]
-  MOXIE_DEVICE T* sums() const { return peaks() + chunks_ * experts_; }            // [chunks, E]
-  MOXIE_DEVICE std::int32_t* counts() const {                                      // [chunks]
+  MOXIE_DEVICE T* of_token() const { return shared_; }                       // [S]
+  MOXIE_DEVICE T* of_expert() const { return shared_ + tokens_; }            // [E]
+  MOXIE_DEVICE T* of_expert_next() const { return of_expert() + experts_; }  // [E]
+  MOXIE_DEVICE T* peaks() const { return of_expert_next() + experts_; }      // [chunks, E]
+  MOXIE_DEVICE T* sums() const { return peaks() + chunks_ * experts_; }      // [chunks, E]
+  MOXIE_DEVICE std::int32_t* counts() const {                                // [chunks]
     return reinterpret_cast<std::int32_t*>(sums() + chunks_ * experts_);
   }
 

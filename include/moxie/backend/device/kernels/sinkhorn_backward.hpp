@@ -61,7 +61,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(sinkhorn_solve_threads, 2)
     const T* const from = link + k * experts;
     T all = 0;
     for (int j = lane_id(); j < k; j += warp_size) all += from[j];
-    all = warp_sum(all);  // the same in every warp
+    all = warp_sum(all);                                // the same in every warp
     if (threadIdx.x == 0) link[k * experts + k] = all;  // the diagonal is not used otherwise
     if (all > sinkhorn_lost<T>) {
       for (int i = warp_id(); i < k; i += block_warps()) {
