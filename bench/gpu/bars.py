@@ -6,7 +6,8 @@
     bench/gpu/bars.py gpu.json [torch_gpu.json]
 
 A bar is for the rows in tf32 and with experts of bf16, all ratios of one run. Of each, the worst row is printed. Ends with 0 if
-all bars are met, 1 if one is not, and 2 if a file is not what it should be.
+all bars are met (those beside PyTorch if there are such rows), 1 if one is not or has no row, and 2 if a file is not what it
+should be.
 """
 
 import json
@@ -49,14 +50,16 @@ def worst(what, bar, limit, values):
 
 
 def judge(benchmark, torch=None):
-    """A line for each bar that there are rows for."""
+    """A line for each bar, met or not; none if there is no row in tf32 or bf16."""
     rows = [(b["name"], b, {"kind": m["kind"], "experts": int(m["experts"]), "tokens": int(m["tokens"])})
             for b in benchmark["benchmarks"] if (m := ROW.match(b["name"]))]
+    if not rows:
+        return []
     lines = []
     for what, counter, applies, bar, limit in BARS:
         values = {name: float(b[counter]) for name, b, row in rows if applies(row)}
-        if values:
-            lines.append(worst(what, bar, limit, values))
+        lines.append(worst(what, bar, limit, values) if values else
+                     {"what": what, "bar": bar, "limit": limit, "worst": float("nan"), "row": "no row of it", "met": False})
     for which, what in (("forward", "PyTorch's time, of a forward's"), ("both", "the same with backward")):
         values = {r["row"]: float(r["ratio"]) for r in (torch or {"results": []})["results"]
                   if r["pass"] == which and ROW.match(r["row"])}

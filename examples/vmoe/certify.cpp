@@ -79,6 +79,10 @@ json certify(const CertifyRequest& request) {
   check_radii(certify_command, request.radii);
   const std::filesystem::path file = newest_checkpoint(request.checkpoint);
   const CheckpointInfo info = CheckpointInfo::read(file);
+  if (info.options.model != "image_moe" && !request.about_images.empty())
+    moxie::throw_config("vmoe certify: ", request.about_images,
+                        " has no effect with a vision transformer: it has no radii, and no image "
+                        "is read");
   const ModelPlan plan =
       plan_model(info.options, info.image, static_cast<Index>(info.classes.size()));
   moxie::ThreadPool pool(1);

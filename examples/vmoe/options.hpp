@@ -201,8 +201,7 @@ void visit_options(O& o, const F& f) {
     "dropless");
   f("experts", "capacity_factor", o.capacity_factor,
     "slots of an expert in training, relative to balance; where experts choose or slots are soft "
-    "the "
-    "default is k");
+    "the default is k");
   f("experts", "slots", o.slots,
     "slots of an expert, instead of --capacity-factor; 0: by the capacity's rule");
   f("experts", "eval_capacity_factor", o.eval_capacity_factor,
@@ -216,8 +215,7 @@ void visit_options(O& o, const F& f) {
   f("experts", "overflow", o.overflow, "tokens without a slot: drop, next_choice, identity");
   f("experts", "group_images", o.group_images,
     "images whose tokens share one capacity; divides the batch; default 1 where experts choose or "
-    "slots "
-    "are soft");
+    "slots are soft");
   f("experts", "importance", o.importance,
     "weight of the importance loss; default 0 but for softmax_token_choice");
   f("experts", "load", o.load,

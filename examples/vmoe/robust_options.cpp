@@ -42,10 +42,10 @@ void check_image_router(const Options& o) {
         "over the batch the result for an image depends on the images beside it");
 }
 
-/// The divergence of RT-ER is of the expert that comes second, which no pass could find.
+/// Whether there is an expert that comes second, if RT-ER's divergence is to be of that one.
 void check_second_expert(const Options& o) {
   if (o.objective != "rt_er" && !is_dual(o)) return;
-  if (!(o.beta > 0) || o.dense) return;
+  if (!(o.beta > 0) || o.dense || o.rt_er_experts != "second") return;
   if (o.experts < 2)
     moxie::throw_config("vmoe: experts is ", o.experts, ", expected at least 2: ", o.objective,
                         " trains the expert that comes second");

@@ -105,8 +105,7 @@ TEST_CASE("an mdspan that is no rows is refused") {
           as_view(Strided<float, 3>{data, {2, 3, 4}, {20, 6, 1}});
         }) ==
         "moxie::as_view: axis 0 of the mdspan has stride 20, expected 18, so that it continues the "
-        "rows "
-        "of the axes behind it");
+        "rows of the axes behind it");
 }
 
 #if defined(__cpp_lib_mdspan)

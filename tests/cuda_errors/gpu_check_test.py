@@ -116,6 +116,15 @@ class GpuCheck(unittest.TestCase):
                 report = json.loads((logs / "result.json").read_text(encoding="utf-8"))
                 self.assertEqual(report["benchmark"], wanted)
 
+    def test_what_an_earlier_run_measured_is_not_judged_where_the_benchmark_failed(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for benchmark, status in (("true", "passed"), ("false", "skipped")):
+                steps = [("benchmark", [benchmark], {}, None), ("torch", ["true"], {}, None), ("bars", ["echo", "a bar"], {}, None)]
+                run(["--build", folder], ["A GPU"], steps)
+                report = json.loads(pathlib.Path(folder, "gpu_check", "result.json").read_text(encoding="utf-8"))
+                self.assertEqual([s["status"] for s in report["steps"]][1:], [status, status])
+                self.assertEqual(report["bars"], ["a bar"] if benchmark == "true" else [])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -138,8 +138,7 @@ TEST_CASE("files that hold no routes are refused, by name") {
   const std::vector<HostRoutes<double>> wrong{{2, 2, {0}, {0}}};
   CHECK_THROWS_WITH_AS(
       save_routes(path, wrong),
-      "moxie::save_routes: layer 0 has 1 choices and 1 weights, expected [2 x 2] of "
-      "both",
+      "moxie::save_routes: layer 0 has 1 choices and 1 weights, expected [2 x 2] of both",
       config_error);
 }
 

@@ -110,8 +110,7 @@ TEST_CASE_TEMPLATE("NaN in the logits names the token, layer and step", B, MOXIE
           layer.check(runner.tape());
         }) ==
         "moxie::MoeLayer::forward: the gate's logits of token 103 (expert 0, MoE layer 2, step 9) "
-        "are "
-        "NaN or infinite");
+        "are NaN or infinite");
   x[3 * 5 + 2] = 0;
   CHECK(message_of<numeric_error>([&] {
           runner.forward(x);

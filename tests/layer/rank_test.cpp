@@ -108,6 +108,19 @@ TEST_CASE_TEMPLATE("ranks are those of the plan where a router makes one", B, MO
   check(AnyRouter<B>(SparseTopKRouter{.k = 2, .max_iterations = 300, .learning_rate = 0.1}));
 }
 
+TEST_CASE_TEMPLATE("behind the choices of a sparse plan ranks are those of similarities", B,
+                   MOXIE_TEST_BACKENDS) {
+  B backend = make_backend<B>();
+  // Of one choice each row of the plan has one number, and the rest of it says nothing
+  const std::vector<double> logits{0, 1, 2, 3, 3, 0, 1, 2, 2, 3, 0, 1};
+  Bench<B> bench(backend, 4, AnyRouter<B>(SparseTopKRouter{.k = 1}));
+  CHECK(bench.choices(logits, {}) == Ints{3, 0, 1});
+  CHECK(bench.of_rank(logits, 0) == Ints{3, 0, 1});
+  CHECK(bench.of_rank(logits, 1) == Ints{2, 3, 0});
+  CHECK(bench.of_rank(logits, 2) == Ints{1, 2, 3});
+  CHECK(bench.of_rank(logits, 3) == Ints{0, 1, 2});
+}
+
 TEST_CASE("a router that selects by no scores has no ranks") {
   using B = CpuBackend<double>;
   B backend;
@@ -116,11 +129,13 @@ TEST_CASE("a router that selects by no scores has no ranks") {
   CHECK(hash.composed());
   CHECK_FALSE(hash.ranks());
   Bench<B> bench(backend, 3, hash);
-  CHECK(message_of<config_error>([&] {
-          bench.of_rank({1, 2, 3}, 1);
-        }) ==
-        "moxie::MoeLayer::forward: pass.routes: rank is 1, expected choices: this router selects "
-        "by no scores, so its experts have no ranks");
+  CHECK(
+      message_of<config_error>([&] {
+        bench.of_rank({1, 2, 3}, 1);
+      }) ==
+      "moxie::MoeLayer::forward: pass.routes: rank is 1, expected choices: this router selects "
+      "by no scores, or shows none (a member `ranked`, router/concept.hpp), so its experts have no "
+      "ranks");
 }
 
 }  // namespace moxie::test::rank_test

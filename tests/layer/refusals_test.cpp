@@ -1,5 +1,8 @@
 // What a layer refuses, and what it says.
 #include "layer/layers.hpp"
+#include "moxie/dispatch/padded.hpp"
+#include "moxie/router/soft.hpp"
+#include "support/failing_executor.hpp"
 
 using namespace moxie;
 using namespace moxie::test;
@@ -160,14 +163,7 @@ TEST_CASE("a MoE layer goes back once a forward, and not after one that was refu
 }
 
 TEST_CASE("a backward that threw halfway is not repeated: it has added some gradients") {
-  struct Failing final : Executor {
-    int calls_left = 1000000;
-    int workers() const noexcept override { return 1; }
-    void run(Index tasks, TaskRef task) override {
-      if (--calls_left < 0) throw std::runtime_error("no more");
-      for (Index i = 0; i < tasks; ++i) task(i, 0);
-    }
-  } executor;
+  FailingExecutor executor;
   using B = CpuBackend<double>;
   B backend(executor);
   const Moe<B> layer = make_moe(backend, Config<B>{});
@@ -181,11 +177,11 @@ TEST_CASE("a backward that threw halfway is not repeated: it has added some grad
   CHECK(calls > 3);
   for (int fails = 0; fails < calls; ++fails) {
     CAPTURE(fails);
-    executor.calls_left = 1000000;
+    executor.calls_left = FailingExecutor::endless;
     runner.forward(x);
     executor.calls_left = fails;
     CHECK(backward() == "no more");
-    executor.calls_left = 1000000;
+    executor.calls_left = FailingExecutor::endless;
     CHECK(backward().starts_with(
         "moxie::MoeLayer::backward: there was no forward on this tape since"));
   }
@@ -198,9 +194,20 @@ TEST_CASE("a pass of more assignments than 32 bits can number is refused") {
   constexpr Index tokens = Index{1} << 30;
   CHECK(message_of<shape_error>([&] { (void)layer.routing_shape(tokens, Mode::train); }) ==
         "moxie::MoeLayer: 1073741824 tokens are up to 2147483648 assignments, expected at most "
-        "2147483647: they are "
-        "numbered in 32 bits");
+        "2147483647: they are numbered in 32 bits");
   CHECK(layer.routing_shape(tokens - 4, Mode::train).assignments == 2147483640);
+
+  // Rows of padding have numbers as well: 4 experts, 3 slots for each 4 tokens
+  const MoeLayer padded{backend, MoeShape{.width = 5, .experts = 4, .group = 4},
+                        WithDispatcher{PaddedDispatcher{}, TopKRouter{.k = 1}}, FixedCapacity{3},
+                        FeedForward<Gelu>{.hidden = 6}};
+  CHECK(message_of<shape_error>([&] { (void)padded.routing_shape(tokens, Mode::train); }) ==
+        "moxie::MoeLayer: 1073741824 tokens are dispatched to 3221225472 rows, expected at most "
+        "2147483647: they are numbered in 32 bits");
+  // Soft slots have no assignments
+  const MoeLayer soft{backend, MoeShape{.width = 5, .experts = 4, .group = 4}, SoftRouter{},
+                      FixedCapacity{1}, FeedForward<Gelu>{.hidden = 6}};
+  CHECK(soft.routing_shape(tokens, Mode::train).rows == tokens);
 }
 
 TEST_CASE("memory that is not there is refused before it is touched") {

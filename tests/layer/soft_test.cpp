@@ -262,8 +262,7 @@ TEST_CASE("a soft MoeLayer says which capacities make no sense") {
   CHECK_THROWS_WITH_AS(layer.forward({x.data(), 4, 5}, {y.data(), 4, 5}, tape,
                                      Pass<CpuBackend<double>>{}.with(std::span(&routes, 1))),
                        "moxie::MoeLayer::forward: pass.routes: this router has no score and weigh, "
-                       "so it cannot take "
-                       "choices from outside",
+                       "so it cannot take choices from outside",
                        config_error);
 }
 

@@ -180,8 +180,7 @@ TEST_CASE("Layers say what is wrong with their arguments") {
   auto tape = make_tape(linear, 4);
   CHECK_THROWS_WITH_AS(linear.backward({p, 4, 2}, {}, tape),
                        "moxie::Linear::backward: there was no forward on this tape since its last "
-                       "backward, or one without "
-                       "gradients (Pass::gradients)",
+                       "backward, or one without gradients (Pass::gradients)",
                        config_error);
   CHECK_THROWS_WITH_AS(linear.forward({p, 2, 4}, {p, 2, 2}, tape, {}),
                        "moxie::Linear::forward: x is [2 x 4], expected [rows x 3]", shape_error);
@@ -199,8 +198,7 @@ TEST_CASE("Layers say what is wrong with their arguments") {
   linear.forward({p, 2, 3}, {p + 50, 2, 2}, none, {});
   CHECK_THROWS_WITH_AS(linear.backward({p, 2, 2}, {}, none),
                        "moxie::Linear::backward: there was no forward on this tape since its last "
-                       "backward, or one without "
-                       "gradients (Gradients::none in make_tape)",
+                       "backward, or one without gradients (Gradients::none in make_tape)",
                        config_error);
 
   auto self_tape = make_tape(self, 8);

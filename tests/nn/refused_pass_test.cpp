@@ -10,10 +10,12 @@
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/nn/vit.hpp"
 #include "moxie/regularizer/importance.hpp"
+#include "moxie/robust/dual_model.hpp"
 #include "moxie/router/top_k.hpp"
 #include "moxie/testing/gradcheck.hpp"
 #include "support/backends.hpp"
 #include "support/errors.hpp"
+#include "support/failing_executor.hpp"
 #include "support/kernels.hpp"
 
 namespace refused_pass_test {
@@ -24,7 +26,7 @@ using B = CpuBackend<double>;
 
 namespace {
 
-Vit<B> make_vit(B& cpu, double factor) {
+Vit<B> make_vit(const Scope<B>& at, double factor) {
   VitConfig config;
   config.image_height = config.image_width = 8;
   config.channels = 1;
@@ -35,7 +37,7 @@ Vit<B> make_vit(B& cpu, double factor) {
   config.blocks = 4;
   config.hidden = 16;
   config.moe_blocks = {2, 3};
-  Vit<B> vit(root(cpu), config, [&](const Scope<B>& scope, Index) -> AnyLayer<B> {
+  Vit<B> vit(at, config, [&](const Scope<B>& scope, Index) -> AnyLayer<B> {
     return MoeLayer{scope,
                     MoeShape{.width = 8, .experts = 4},
                     TopKRouter{.k = 1},
@@ -43,6 +45,10 @@ Vit<B> make_vit(B& cpu, double factor) {
                     FeedForward<Gelu>{.hidden = 4},
                     Importance{.weight = 0.1}};
   });
+  return vit;
+}
+Vit<B> make_vit(B& cpu, double factor) {
+  Vit<B> vit = make_vit(root(cpu), factor);
   vit.parameters().initialize(1);
   return vit;
 }
@@ -97,6 +103,42 @@ TEST_CASE("parameters that were never initialized are named") {
   CHECK(message_of([&] {
           layer.forward({x.data(), 2, 2}, {y.data(), 2, 2}, tape);
         }).starts_with("moxie::Parameters: they are not initialized"));
+}
+
+TEST_CASE("a backward of many layers that threw halfway is not repeated") {
+  test::FailingExecutor executor;
+  B cpu(executor);
+  const auto check = [&](const auto& model, const std::string& refusal) {
+    CAPTURE(refusal);
+    auto tape = make_tape(model, 8);
+    const std::vector<double> x(8 * 64, 0.5), dy(8 * 3, 1.0);
+    std::vector<double> y(8 * 3), dx(8 * 64);
+    const auto forward = [&] { model.forward({x.data(), 8, 64}, {y.data(), 8, 3}, *tape, {}); };
+    const auto backward = [&] {
+      return message_of<std::exception>([&] {
+        model.backward({dy.data(), 8, 3}, {dx.data(), 8, 64}, *tape);
+      });
+    };
+    forward();
+    const int before = executor.calls_left;
+    CHECK(backward() == "no error");
+    const int calls = before - executor.calls_left;
+    CHECK(calls > 5);
+    for (int fails = 0; fails < calls; ++fails) {
+      CAPTURE(fails);
+      executor.calls_left = test::FailingExecutor::endless;
+      forward();
+      executor.calls_left = fails;
+      CHECK(backward() == "no more");
+      executor.calls_left = test::FailingExecutor::endless;
+      CHECK(backward().starts_with(refusal));
+    }
+  };
+  check(make_vit(cpu, 1), "moxie::Vit::backward: there was no forward on this tape since");
+  const Scope<B> scope = root(cpu);
+  const DualModel dual{make_vit(scope / "Standard", 1), make_vit(scope / "Robust", 1), {}};
+  scope.parameters->initialize(1);
+  check(dual, "moxie::DualModel::backward: there was no forward on this tape since");
 }
 
 TEST_CASE("an AnyLayer refuses a tape that it did not make") {

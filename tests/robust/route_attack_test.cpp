@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "moxie/capacity/dropless.hpp"
@@ -239,6 +240,56 @@ TEST_CASE("labels that are no classes and images outside the box are refused by 
   }
 }
 
+TEST_CASE("points that do not stand may have no class") {
+  using B = moxie::CpuBackend<float>;
+  B backend;
+  const auto layer = image_mixture(backend, moxie::Dropless{});
+  const Pgd pgd{.threat = {.eps = 0.04}, .steps = 2};
+  AttackData<B> data(backend, images, width);
+  data.label_by(backend, layer);
+  moxie::RunAttack attack{moxie::LayerTarget{layer}, pgd, images};
+  auto y = data.y.to_vector();
+  auto x = data.x.to_vector();
+  std::vector<std::int32_t> standing(images, 1);
+  y[2] = -1;
+  x[3 * width] = 7;
+  standing[2] = standing[3] = 0;
+  data.y.assign(y);
+  data.x.assign(x);
+  data.standing.assign(standing);
+  attack(data.batch(), data.adv(), data.standing.view());
+  const auto left = data.standing.to_vector();
+  CHECK(left[2] == 0);
+  CHECK(left[3] == 0);
+  CHECK(std::count(left.begin(), left.end(), 1) > 0);
+}
+
+TEST_CASE("an attack on the router takes batches that name targets, for they are the model's") {
+  using B = moxie::CpuBackend<float>;
+  B backend;
+  const auto layer = image_mixture(backend, moxie::Dropless{});
+  const auto router = router_of(backend, layer);
+  const Pgd pgd{.threat = {.eps = 0.04}, .steps = 2};
+  AttackData<B> data(backend, images, width);
+  data.label_by(backend, layer);
+  moxie::RouterAttack on_router(layer, moxie::LayerTarget{router}, pgd, images);
+  const auto plain =
+      on_router(data.batch(), PartMode::transfer, data.adv(), data.standing.view()).robust;
+  const auto found = data.x_adv.to_vector();
+  // Class 3 is no expert
+  const moxie::test::Buffer<std::int32_t, B> target(backend, images, 3);
+  auto batch = data.batch();
+  batch.target = target.view();
+  CHECK(on_router(batch, PartMode::transfer, data.adv(), data.standing.view()).robust == plain);
+  CHECK(data.x_adv.to_vector() == found);
+  Pgd targeted = pgd;
+  targeted.targeted = true;
+  CHECK(moxie::test::message_of<moxie::config_error>(
+            [&] { moxie::RouterAttack(layer, moxie::LayerTarget{router}, targeted, images); }) ==
+        "moxie::RouterAttack: targeted is true, expected false: a router is driven away from "
+        "its expert");
+}
+
 TEST_CASE("accuracies add up, margins are those of classes") {
   using B = moxie::CpuBackend<double>;
   B backend;
@@ -278,12 +329,10 @@ TEST_CASE("routes that cannot be replayed are refused") {
   CHECK(moxie::test::message_of<moxie::config_error>([&] {
           moxie::RouterAttack(layer, moxie::LayerTarget{router}, Pgd{.restarts = 2}, 4);
         }) ==
-        "moxie::RouterAttack: pgd.restarts is 2, expected 1: the last image of one start "
-        "counts");
+        "moxie::RouterAttack: pgd.restarts is 2, expected 1: the last image of one start counts");
   CHECK(moxie::test::message_of<moxie::config_error>(
             [&] { moxie::ExpertAttack(layer, Pgd{.restarts = 2}, 4); }) ==
-        "moxie::ExpertAttack: pgd.restarts is 2, expected 1: the last image of one start "
-        "counts");
+        "moxie::ExpertAttack: pgd.restarts is 2, expected 1: the last image of one start counts");
 }
 
 }  // namespace route_attack_test

@@ -202,7 +202,8 @@ TEST_CASE("made layers take routes from outside where tokens choose") {
     } else if (router == "hash" || router == "uniform") {
       CHECK(why ==
             "moxie::MoeLayer::forward: pass.routes: rank is 0, expected choices: this router "
-            "selects by no scores, so its experts have no ranks");
+            "selects by no scores, or shows none (a member `ranked`, router/concept.hpp), so its "
+            "experts have no ranks");
     } else {
       CHECK(why == "no error");
     }

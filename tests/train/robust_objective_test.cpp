@@ -10,6 +10,7 @@
 #include "moxie/layer/moe_layer.hpp"
 #include "moxie/nn/vit.hpp"
 #include "moxie/router/bias.hpp"
+#include "moxie/router/hash.hpp"
 #include "moxie/router/top_k.hpp"
 #include "moxie/train/rt_er.hpp"
 #include "moxie/train/trades.hpp"
@@ -399,6 +400,26 @@ TEST_CASE("RT-ER's second expert is second by what the router selects by") {
     CHECK(state->choice(i, 0) == order[0]);
   }
   CHECK(first_by_gate);
+}
+
+TEST_CASE("all experts are trained whatever the router, the second needs one that ranks") {
+  B backend;
+  const moxie::MoeLayer model(backend, {.width = width, .experts = experts}, moxie::HashRouter{},
+                              moxie::Dropless{}, moxie::Networks<MakeMlp>{{}, classes});
+  using M = std::remove_const_t<decltype(model)>;
+  auto& p = model.parameters();
+  const auto draw = moxie::test::normals(p.size(), 31);
+  backend.copy_from_host(p.edit().data, draw.data(), draw.size() * sizeof(double));
+  const Data data;
+  RtEr objective{.attack = fixed(), .beta = 2, .experts = RtEr::Experts::all};
+  moxie::OwnedObjectiveState<M, RtEr> state(objective, model, images);
+  objective.accumulate(model, data.batch(), *state, {.seed = 3});
+  CHECK(state->choice(0, 0) == experts - 1);  // the last of them
+  for (Index i = 0; i < images; ++i) CHECK(state->consistency[i] > 0);
+  objective.experts = RtEr::Experts::second;
+  CHECK(moxie::test::message_of<moxie::config_error>([&] {
+          objective.accumulate(model, data.batch(), *state, {.seed = 3});
+        }).find("rank is 1, expected choices") != std::string::npos);
 }
 
 TEST_CASE("a step of RT-ER allocates nothing, and is the same again") {

@@ -226,13 +226,11 @@ TEST_CASE("the strictly smaller crop comes first, and the second view of equals"
 TEST_CASE("patches that do not fit, and a table of another size, are refused") {
   CHECK_THROWS_WITH_AS(
       patch_correspondence(whole(64), whole(40), 16),
-      "moxie::patch_correspondence: b is 40 x 40 pixels, expected multiples of the "
-      "patch of 16",
+      "moxie::patch_correspondence: b is 40 x 40 pixels, expected multiples of the patch of 16",
       shape_error);
   CHECK_THROWS_WITH_AS(
       patch_correspondence(whole(64), whole(64), 0),
-      "moxie::patch_correspondence: a is 64 x 64 pixels, expected multiples of the "
-      "patch of 0",
+      "moxie::patch_correspondence: a is 64 x 64 pixels, expected multiples of the patch of 0",
       shape_error);
   Table short_one(3);
   CHECK_THROWS_WITH_AS(

@@ -78,8 +78,7 @@ TEST_CASE("operations compose on the left, and the inverse leads back") {
 TEST_CASE("a map without an inverse and a crop of nothing are refused") {
   CHECK_THROWS_WITH_AS(
       (ViewMap{{1, 2, 0, 2, 4, 0, 0, 0, 1}}.inverse()),
-      "moxie::ViewMap::inverse: the determinant is 0, expected a finite number that is "
-      "not 0",
+      "moxie::ViewMap::inverse: the determinant is 0, expected a finite number that is not 0",
       config_error);
   CHECK_THROWS_WITH_AS(
       ViewMap::crop_resize({0, 0, 0, 5}, 8, 8),

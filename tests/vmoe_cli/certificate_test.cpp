@@ -137,11 +137,11 @@ TEST_CASE("bounds of router and experts are those of their tensors, per unit of 
 TEST_CASE("limited by route are the images that only the routing keeps below a radius") {
   const TemporaryFolder folder;
   Weights w = mixture(folder);
-  make_sure(w, 1e4F);
+  make_sure(w, 1e3F);
   const auto file = folder / "sure.safetensors";
   w.write(file);
   const std::vector<double> slope = w.slopes("Moe/0/");
-  const double radius = 1e4 / (slope[0] + std::max(slope[1], slope[2]));
+  const double radius = 1e3 / (slope[0] + std::max(slope[1], slope[2]));
   const json at = radii_at(folder, {"certify", file}, radius, {1e-9, 0.95, 1.05});
   CHECK(at[0].at("certified").get<double>() == doctest::Approx(third));
   CHECK(at[0].at("limited_by_route") == 0);
@@ -155,7 +155,7 @@ TEST_CASE("limited by route are the images that only the routing keeps below a r
 TEST_CASE("slopes of a dual model's scores are those of its experts and gates") {
   const TemporaryFolder folder;
   Weights w = mixture(folder);
-  make_sure(w, 1e4F);
+  make_sure(w, 1e3F);
   const auto file = folder / "sure.safetensors";
   w.write(file);
   const std::vector<double> router = w.pixel_sums("Moe/Router/kernel");
@@ -174,14 +174,14 @@ TEST_CASE("slopes of a dual model's scores are those of its experts and gates") 
     CHECK(at[1].at("limited_by_route") == 0);
   };
   // The margin is that times the gate, which is 1/2 to 1
-  largest_is("logit", 1e4 / (slope[0] + of_gate * 1e4 + others), 0.45, 1.05);
+  largest_is("logit", 1e3 / (slope[0] + of_gate * 1e3 + others), 0.45, 1.05);
   // One probability is 1, and each moves half as fast as the fastest score
-  largest_is("probability", 1 / std::max(slope[0] + of_gate * 1e4, others), 0.95, 1.05);
+  largest_is("probability", 1 / std::max(slope[0] + of_gate * 1e3, others), 0.95, 1.05);
 
   // Gates that are always 1 add nothing
   w.info["options"]["renormalize"] = true;
   w.write(file);
-  largest_is("logit", 1e4 / (slope[0] + others), 0.95, 1.05);
+  largest_is("logit", 1e3 / (slope[0] + others), 0.95, 1.05);
 }
 
 TEST_CASE("certify looks at as many images as it is asked for, and at others than it knows") {

@@ -41,6 +41,10 @@ TEST_CASE("certify says why a vision transformer has no certificate, and bounds 
   CHECK(layer.at("gate").at("l2").get<double>() > 0);
   CHECK(layer.at("gate").at("label") == "formal");
 
+  for (const Arguments& idle : {Arguments{"--n", "3"}, {"--seed", "7"}, {"--data", "nowhere"}})
+    CHECK(run(Arguments{"certify", folder / "run"} + idle).err ==
+          Containing("vmoe certify: " + idle[0] + " has no effect with a vision transformer"));
+
   REQUIRE(run(train(data, folder / "dense") + Arguments{"--epochs", "1", "--dense"}).code == 0);
   REQUIRE(run({"certify", folder / "dense", "--json", file}).code == 0);
   const json dense = json::parse(read_file(file));

@@ -85,11 +85,9 @@ TEST_CASE("a flag that has no effect beside others is refused with the reason") 
       {"router=uniform noise_kind=gumbel", "noise-kind has no effect beside --noise 0"},
       // slots
       {"slots=3 capacity=floor",
-       "capacity has no effect beside --slots 3 without "
-       "--eval-capacity-factor"},
+       "capacity has no effect beside --slots 3 without --eval-capacity-factor"},
       {"slots=3 capacity_multiple=2",
-       "capacity-multiple has no effect beside --slots 3 without "
-       "--eval-capacity-factor"},
+       "capacity-multiple has no effect beside --slots 3 without --eval-capacity-factor"},
       {"slots=3 capacity_factor=2",
        "capacity-factor is 2, but --slots gives the slots of an expert; expected one of the two"},
       {"capacity=dropless capacity_factor=2",

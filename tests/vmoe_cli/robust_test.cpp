@@ -209,20 +209,20 @@ TEST_CASE("a second expert that there is not is refused before anything is writt
   };
   const std::string why = "experts is 1, expected at least 2: ";
   for (const std::string objective : {"rt_er", "jtdmoe"})
-    for (const char* experts : {"second", "all", "all_mean"})
-      CHECK(said(train_mixture(data, folder / "run", objective) +
-                 Arguments{"--experts", "1", "--rt-er-experts", experts}) ==
-            Containing(why + objective + " trains the expert that comes second"));
+    CHECK(said(train_mixture(data, folder / "run", objective) + Arguments{"--experts", "1"}) ==
+          Containing(why + objective + " trains the expert that comes second"));
   const Arguments transformer = train(data, folder / "run") + Arguments{"--objective", "rt_er"};
   CHECK(said(transformer + Arguments{"--experts", "1", "--k", "1"}) == Containing(why));
   for (const std::string router : {"hash", "uniform", "soft", "softmax_expert_choice"})
     CHECK(said(train(data, folder / "run") +
                Arguments{"--objective", "rt_er", "--group-images", "1", "--router", router}) ==
           Containing("router is '" + router + "', by which no expert of a token comes second"));
-  // Without the divergence there is no need of one
-  const Ending without = run(train_mixture(data, folder / "run", "rt_er") +
-                             Arguments{"--experts", "1", "--beta", "0"});
-  CHECK_MESSAGE(without.code == 0, without.err);
+  // Without the divergence, or with that of all experts, there is no need of one
+  for (const Arguments& other : {Arguments{"--beta", "0"}, Arguments{"--rt-er-experts", "all"}}) {
+    const Ending without = run(train_mixture(data, folder / other.back(), "rt_er") +
+                               Arguments{"--experts", "1"} + other);
+    CHECK_MESSAGE(without.code == 0, without.err);
+  }
 }
 
 TEST_CASE("routers of whole images let none decide for another") {

@@ -85,8 +85,7 @@ TEST_CASE("IDX errors name the file and what was expected") {
     files[1].second.resize(7);
     CHECK(directory_error(files) ==
           Containing(
-              "train-labels-idx1-ubyte: truncated IDX file, 7 bytes came, expected a header of "
-              "8"));
+              "train-labels-idx1-ubyte: truncated IDX file, 7 bytes came, expected a header of 8"));
   }
   SUBCASE("not IDX") {
     files[0].second[3] = 1;

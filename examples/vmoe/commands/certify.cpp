@@ -25,11 +25,10 @@ class Certify final : public Command {
         add_text(app, "--radii", radii_, "LIST",
                  "L-infinity radii, of pixels from 0 to 1, separated by commas; fractions are read",
                  "0.5/255,1/255,2/255,4/255,8/255");
-    add_text(
-        app, "--n", images_, "N",
-        "test images, drawn by the seed; 0: all; those of a mixture of whole networks (--model "
-        "image_moe), for no other model has radii",
-        text(defaults.images));
+    add_text(app, "--n", images_, "N",
+             "test images, drawn by the seed; 0: all; as --seed and --data for a mixture of whole "
+             "networks (--model image_moe) alone, for no other model has radii",
+             text(defaults.images));
     add_text(app, "--seed", seed_, "N", "of the images", text(defaults.seed));
     add_text(app, "--data", data_, "PATH", "other test images than those it was trained beside");
     result_.add(app, "write all figures to this file");
@@ -43,6 +42,9 @@ class Certify final : public Command {
     request.data = data_;
     apply_number("n", images_, request.images);
     apply_number("seed", seed_, request.seed);
+    for (const auto& [flag, given] :
+         {std::pair{"--n", &images_}, {"--seed", &seed_}, {"--data", &data_}})
+      if (!given->empty()) request.about_images = flag;
     if (radii_flag_->count() > 0) request.radii = read_radii(radii_);
     result_.check();
     const nlohmann::json figures = certify(request);

@@ -52,8 +52,7 @@ void hold_out(Dataset& data, double share, std::uint64_t seed) {
   if (!any) {
     moxie::throw_config("vmoe::load_dataset: ", data.source, " has no test images and ",
                         data.train.count,
-                        " training images, expected a class with 2 or more to "
-                        "hold one out");
+                        " training images, expected a class with 2 or more to hold one out");
   }
   data.test = choose(data.train, held, true);
   data.train = choose(data.train, held, false);

@@ -235,8 +235,7 @@ class Parameters {
     if (!initialized_)
       throw_config(
           "moxie::Parameters: they are not initialized: call parameters().initialize(seed) once "
-          "all "
-          "layers of the model are declared");
+          "all layers of the model are declared");
     return buffer.view();
   }
   Vector<B> flat(const ParameterEntry& e) const { return laid_out(e.trained ? values_ : buffers_); }

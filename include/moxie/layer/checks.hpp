@@ -54,19 +54,16 @@ void check_filled_slots(const C& capacity) {
     if (is_dropless(capacity, mode))
       throw_config(
           "moxie::MoeLayer: the capacity is Dropless, but this router fills every slot there is: "
-          "each "
-          "expert would take every token; expected a number of slots (CapacityFactor, "
+          "each expert would take every token; expected a number of slots (CapacityFactor, "
           "FixedCapacity)");
   if (has_priority<B>(capacity))
     throw_config(
         "moxie::MoeLayer: the capacity has a priority, but this router fills every slot there is: "
-        "no token "
-        "queues for one; expected no priority (or TokenPriority)");
+        "no token queues for one; expected no priority (or TokenPriority)");
   if (reroutes<B>(capacity) || returns_dropped(capacity))
     throw_config(
         "moxie::MoeLayer: the capacity has an overflow policy, but this router fills every slot "
-        "there is: "
-        "nothing overflows; expected no policy (or Drop)");
+        "there is: nothing overflows; expected no policy (or Drop)");
 }
 
 /// What an overflow policy needs of the other parts.
@@ -91,8 +88,7 @@ void check_anchor(const RouterAnchor<B>& anchor, const Pass<B>& pass, const Rout
   if (soft)
     throw_config(
         "moxie::MoeLayer::forward: pass.anchors: this layer is soft: its tokens have no "
-        "probabilities of "
-        "experts to move away from");
+        "probabilities of experts to move away from");
   if (pass.mask)
     throw_config("moxie::MoeLayer::forward: pass.anchors: the pass has a mask, expected none");
   if (anchor.logits.rows != s.tokens || anchor.logits.cols != s.experts)

@@ -146,10 +146,14 @@ class MoeLayer {
                    .group = group};
     s.capacity = soft ? slots_ : tokens > 0 ? slots(group, mode) : 0;
     s.assignments = router_.assignments(s);
-    if (constexpr Index most = (std::numeric_limits<std::int32_t>::max)(); s.assignments > most)
+    constexpr Index most = (std::numeric_limits<std::int32_t>::max)();
+    if (!soft && s.assignments > most)
       throw_shape("moxie::MoeLayer: ", tokens, " tokens are up to ", s.assignments,
                   " assignments, expected at most ", most, ": they are numbered in 32 bits");
     s.rows = rows_of(s);
+    if (!soft && dispatcher_.rows(s) > most)
+      throw_shape("moxie::MoeLayer: ", tokens, " tokens are dispatched to ", dispatcher_.rows(s),
+                  " rows, expected at most ", most, ": they are numbered in 32 bits");
     return s;
   }
 
@@ -233,10 +237,8 @@ class MoeLayer {
   /// dx = gradient of the last forward's x (empty: not computed) for the gradient dy of y, regularizers included;
   /// gradients of parameters += if both the tape and the pass wanted them. Once a forward.
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
-    t.state.begin_backward("moxie::MoeLayer", dy, dx, input_width(), output_width());
-    t.state
-        .end_backward();  // already: one that throws halfway has added some gradients, and must not be repeated
-    const Gradients gradients = t.context.gradients;
+    const Gradients gradients =
+        t.state.begin_backward_of_parts("moxie::MoeLayer", dy, dx, input_width(), output_width());
     B& b = backend();
     RoutingType& r = t.routing;
     RoutingGradients<RoutingType> d = t.d.begin(b, r);
@@ -295,8 +297,7 @@ class MoeLayer {
     if (!t.ready)
       throw_shape(
           "moxie::MoeLayer::visit_routing: there was no forward on this tape, or its last one "
-          "ended with "
-          "an error");
+          "ended with an error");
     if constexpr (soft) {
       visitor.soft(t.routing);
     } else {
@@ -425,8 +426,8 @@ class MoeLayer {
           "cannot take choices from outside");
     if (given.rank >= 0 && !detail::has_ranks<B>(router_))
       throw_config("moxie::MoeLayer::forward: pass.routes: rank is ", given.rank,
-                   ", expected choices: this router selects by no scores, so its experts have no "
-                   "ranks");
+                   ", expected choices: this router selects by no scores, or shows none (a member "
+                   "`ranked`, router/concept.hpp), so its experts have no ranks");
     s.capacity = s.group;  // nothing is dropped but what was recorded so
     s.rows = detail::rows_of_given(given, s, t.routing.bound_rows());
     if (dispatcher_.rows(s) > t.rows.rows)

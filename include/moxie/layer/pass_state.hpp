@@ -1,5 +1,7 @@
 #pragma once
 
+#include <utility>
+
 #include "moxie/layer/concept.hpp"
 
 namespace moxie::detail {
@@ -34,8 +36,6 @@ struct PassState {
     gradients = Gradients::none;
   }
   void end_forward() { gradients = when_done; }
-  /// Parts share scratch with what others saved: one backward a forward.
-  void end_backward() { gradients = Gradients::none; }
   void begin_backward(const char* who, ConstMatrix<B> dy, Matrix<B> dx, Index in, Index out) const {
     if (gradients == Gradients::none)
       throw_config(
@@ -44,6 +44,14 @@ struct PassState {
           "gradients (",
           limit == Gradients::none ? "Gradients::none in make_tape" : "Pass::gradients", ")");
     check_backward<B>(who, dy, dx, x.rows, in, out);
+  }
+  /// The same for a layer made of layers, which share scratch with what others saved: one backward a
+  /// forward, and none after one that threw halfway, for it has added some gradients already.
+  /// Gives what the forward promised.
+  Gradients begin_backward_of_parts(const char* who, ConstMatrix<B> dy, Matrix<B> dx, Index in,
+                                    Index out) {
+    begin_backward(who, dy, dx, in, out);
+    return std::exchange(gradients, Gradients::none);
   }
   Index rows() const { return x.rows; }
   bool wants_weights() const { return gradients == Gradients::all; }

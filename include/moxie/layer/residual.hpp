@@ -144,7 +144,7 @@ class ResidualMoe {
     t.both.state.end_forward();
   }
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
-    both_.begin_backward(dy, dx, t.both);
+    const Gradients gradients = both_.begin_backward(dy, dx, t.both);
     B& b = both_.backend();
     const Index rows = dy.rows;
     const Index grain = detail::row_grain(dy.cols);
@@ -159,7 +159,7 @@ class ResidualMoe {
         rows,
         detail::MixTwoRowBackward<B>{dy, t.moe.top(rows), t.mlp.top(rows), coefficient, d_logits},
         grain);
-    if (t.both.state.wants_weights()) {
+    if (gradients == Gradients::all) {
       b.gemm(Op::transpose, Op::none, 1, t.both.state.x, d_logits, 1,
              parameters().gradient(kernel_));
       b.column_sums(rows, 2, detail::ElementTerm<B>{d_logits}, parameters().gradient_vector(bias_),
@@ -169,7 +169,6 @@ class ResidualMoe {
       add_rows(b, ConstMatrix<B>(dx), ConstMatrix<B>(t.dx.top(rows)), dx);
       b.gemm(Op::none, Op::transpose, 1, d_logits, parameters().value(kernel_), 1, dx);
     }
-    t.both.state.end_backward();
   }
 
  private:

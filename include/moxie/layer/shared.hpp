@@ -52,8 +52,8 @@ class DenseAndMoe {
   void begin_forward(ConstMatrix<B> x, Matrix<B> y, Tape& t, const Pass<B>& pass) const {
     t.state.begin_forward_of_parts(who_, x, y, moe.input_width(), moe.output_width(), pass);
   }
-  void begin_backward(ConstMatrix<B> dy, Matrix<B> dx, const Tape& t) const {
-    t.state.begin_backward(who_, dy, dx, moe.input_width(), moe.output_width());
+  Gradients begin_backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
+    return t.state.begin_backward_of_parts(who_, dy, dx, moe.input_width(), moe.output_width());
   }
   /// The pass of the mixture: the dense layer's MoE layers are counted first.
   Pass<B> behind_dense(const Pass<B>& pass) const {
@@ -132,7 +132,6 @@ class WithShared {
     both_.moe.backward(dy, branch, t.both.moe);
     both_.dense.backward(dy, dx, t.both.dense);
     if (dx) add_rows(both_.backend(), ConstMatrix<B>(dx), ConstMatrix<B>(branch), dx);
-    t.both.state.end_backward();
   }
 
  private:

@@ -152,7 +152,7 @@ class Vit {
     t.state.end_forward();
   }
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
-    t.state.begin_backward(who, dy, dx, input_width(), output_width());
+    t.state.begin_backward_of_parts(who, dy, dx, input_width(), output_width());
     const Index images = dy.rows;
     const Index rows = images * config_.tokens();
     Matrix<B> d = t.d_stream[0].top(rows);
@@ -163,7 +163,6 @@ class Vit {
     for (std::size_t i = blocks_.size(); i-- > 0; std::swap(d, next))
       blocks_[i].backward(d, next, t.blocks[i]);
     embed_backward(by_image(d, images), dx, t);
-    t.state.end_backward();
   }
 
  private:

@@ -141,8 +141,10 @@ void check_attack(const char* who, const M& target, const AttackBatch<B>& batch,
                 batch.x.cols, "]");
   if (standing != nullptr && standing->size != images)
     throw_shape(who, ": standing has ", standing->size, " entries, expected ", images);
-  check_labels<B>(who, "batch.y", batch.y, target.classes());
-  check_labels<B>(who, "batch.target", batch.target, target.classes());
+  const ConstIntVector<B> flags =
+      standing != nullptr ? ConstIntVector<B>(*standing) : ConstIntVector<B>{};
+  check_labels<B>(who, "batch.y", batch.y, target.classes(), flags);
+  check_labels<B>(who, "batch.target", batch.target, target.classes(), flags);
 }
 
 template <Backend B>
@@ -180,10 +182,11 @@ class RunAttack {
   }
 
   /// See Attack::run.
-  /// @throws shape_error for labels that are no classes and, if the attack keeps to a box, for images
-  /// outside it; neither is checked on a device
+  /// @throws shape_error for labels of standing points that are no classes and, if the attack keeps
+  /// to a box, for images outside it; neither is checked on a device
   void operator()(const AttackBatch<B>& batch, Matrix<B> x_adv, IntVector<B> standing) {
-    detail::check_attack_data<B>("moxie::RunAttack", attack_, batch, target_.classes());
+    detail::check_attack_data<B>("moxie::RunAttack", attack_, batch, target_.classes(),
+                                 ConstIntVector<B>(standing));
     attack_.run(target_, batch, state_, x_adv, standing);
   }
   /// standing[i] = 1 where the class of x[i] is y[i], else 0, also where a score is NaN.

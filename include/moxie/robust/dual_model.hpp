@@ -116,7 +116,7 @@ class DualModel {
     t.state.end_forward();
   }
   void backward(ConstMatrix<B> dy, Matrix<B> dx, Tape& t) const {
-    t.state.begin_backward(who, dy, dx, input_width(), output_width());
+    t.state.begin_backward_of_parts(who, dy, dx, input_width(), output_width());
     const Index rows = dy.rows;
     const Matrix<B> d_standard = t.d_standard.top(rows);
     const Matrix<B> d_robust = t.d_robust.top(rows);
@@ -128,7 +128,6 @@ class DualModel {
     robust_.backward(d_robust, d_input, t.robust_tape);
     standard_.backward(d_standard, dx, t.standard_tape);
     if (dx) add_rows(parameters().backend(), ConstMatrix<B>(dx), ConstMatrix<B>(d_input), dx);
-    t.state.end_backward();
   }
 
  private:

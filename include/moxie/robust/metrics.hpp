@@ -173,6 +173,9 @@ class RouteVerdict {
   /// distance from what the router says of it.
   static const Pgd& checked(const char* who, const Pgd& pgd) {
     check_one_start(who, "pgd", pgd);
+    if (pgd.targeted)
+      throw_config(who,
+                   ": targeted is true, expected false: a router is driven away from its expert");
     if (!pgd.random_start)
       throw_config(who,
                    ": random_start is false, expected true: a router that is sure of its expert "
@@ -198,7 +201,7 @@ class RouterAttack {
 
  public:
   /// Room for batches of up to `images`. Model and router must outlive it.
-  /// @throws config_error without random_start, or for more than one start
+  /// @throws config_error without random_start, for more than one start, or if targeted
   RouterAttack(const L& model, Z router, const Pgd& pgd, Index images)
       : router_(std::move(router), detail::RouteVerdict<L>::checked("moxie::RouterAttack", pgd),
                 images),
@@ -220,6 +223,7 @@ class RouterAttack {
     argmax_rows(router.backend(), ConstMatrix<B>(logits), expert);
     AttackBatch<B> away = batch;
     away.y = expert;
+    away.target = {};  // the model's classes, not the router's
     router_.attack().perturb(router, away, router_.state(), x_adv);
     verdict_.finish(batch, mode, ConstMatrix<B>(x_adv), standing, count);
     return count;

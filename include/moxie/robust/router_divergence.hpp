@@ -18,8 +18,9 @@ enum class RouterLoss {
 };
 
 namespace detail {
-/// Logits of certainty: of the softmax only the expert is left that the token's router chose first,
-/// whatever it selects by; where experts choose, that of the largest logit, the lower of equal ones.
+/// Logits of certainty: of the softmax only the token's first choice is left, whatever its router
+/// selects by (where overflow moves tokens on, NextChoice, the expert that it got); where experts
+/// choose, that of the largest logit, the lower of equal ones.
 template <Backend B>
 struct PreferredLogits {
   static constexpr bool one_level = true;
@@ -115,8 +116,8 @@ class RecordedLogits final : public RoutingVisitor<B> {
 
 /// A model whose routers are to say something else than of the clean images:
 ///   J(x) = sum over MoE layers of the mean over tokens of KL(p(clean) || p(x)),  p = softmax(z),
-/// z the gates' logits; of the preference, p(clean) has all its mass on the expert that the router
-/// chose first, by its bias and groups, if it has any. `scores` are the model's, but `gradient` is
+/// z the gates' logits; of the preference, p(clean) has all its mass on the token's first choice, by
+/// the router's bias and groups, if it has any, and after NextChoice has moved it on. `scores` are the model's, but `gradient` is
 /// that of J, whatever it is given: an attack by steps along the gradient (Pgd::perturb) climbs J.
 /// The divergence's gradient is 0 at the clean image. The outputs of experts are no part of J, but
 /// those of lower layers are what the higher ones look at. The model must outlive it.

@@ -62,8 +62,7 @@ class LayerTarget {
       if (r.choice)
         throw_config(
             "moxie::LayerTarget: the pass names routes of certain tokens, expected none or routes "
-            "by "
-            "rank: images leave the batch (FrozenRoutes takes theirs along)");
+            "by rank: images leave the batch (FrozenRoutes takes theirs along)");
   }
 
   B& backend() const { return model_->parameters().backend(); }

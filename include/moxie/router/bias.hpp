@@ -62,8 +62,7 @@ struct WithBias : R {
   static_assert(
       requires { requires R::ranks_with_bias; },
       "moxie::WithBias: the router must rank by scores + r.bias, and say so by a static constexpr "
-      "bool "
-      "ranks_with_bias = true");
+      "bool ranks_with_bias = true");
 
   BiasBalance balance{};
 

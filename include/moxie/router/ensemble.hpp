@@ -50,8 +50,7 @@ struct WithBlocks : R {
   static_assert(
       requires { requires R::ranks_logits; },
       "moxie::WithBlocks: the router must choose a token's experts by their logits alone, and say "
-      "so by a static "
-      "constexpr bool ranks_logits = true");
+      "so by a static constexpr bool ranks_logits = true");
   static_assert(
       !requires(const R& r) { r.bias_rate(); },
       "moxie::WithBlocks: a bias for selection could lift experts outside a row's block");

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "moxie/ops/rank.hpp"
 #include "moxie/ops/sparse_transport_tokens.hpp"
 #include "moxie/ops/top_k.hpp"
 #include "moxie/router/combine_source.hpp"
@@ -8,12 +9,36 @@
 
 namespace moxie {
 
+namespace detail {
+/// Scores by which a token's K choices come first, in their order, and behind them the other experts
+/// by their similarity: of the plan those are all 0.
+template <Backend B>
+struct ChosenFirst {
+  static constexpr bool one_level = true;
+  ConstMatrix<B> plan, similarity;  // [T, E]; similarities are at most 1
+  Index choices;
+  Matrix<B> out;
+
+  MOXIE_HD void operator()(Index t) const {
+    using T = typename B::Scalar;
+    const T* row = plan.row(t);
+    for (Index e = 0; e < out.cols; ++e) out(t, e) = similarity(t, e);
+    Index last = -1;
+    for (Index k = 0; k < choices; ++k) {
+      last = next_in_rank(plan.cols, last, [=](Index e) { return row[e]; });
+      if (last >= 0) out(t, last) = static_cast<T>(1 + choices - k);
+    }
+  }
+};
+}  // namespace detail
+
 /// Sparsity-constrained token choice: each token takes the k experts of a transport plan whose rows have at most k
 /// non-zeros (ops/sparse_transport.hpp); BatchPriority serves tokens by the plan too.
 ///
 /// Similarities are the clean softmax, and so are the weights: noise is ignored but for what losses see of it. The plan
 /// has no gradient. With the default 20 small steps it is little more than the softmax with a bias of +-0.2, and loads
-/// can stay unbalanced. A token with fewer than k non-zeros takes experts of plan 0 as well, the lower first.
+/// can stay unbalanced. A token with fewer than k non-zeros takes experts of plan 0 as well, the lower first. Behind its
+/// k choices experts rank by their similarity (Routes::rank): the plan says nothing of them.
 /// Source: Liu et al., arXiv 2209.15466; V-MoE, `vmoe/projects/sparsity_constrained_ot`.
 struct SparseTopKRouter {
   template <Backend B>
@@ -33,7 +58,9 @@ struct SparseTopKRouter {
   std::size_t scratch_bytes(const B&, const RoutingShape& shape) const {
     Arena<B> measured(Gradients::all);
     SparseTokensMemory<B>().bind(measured, shape.tokens, shape.experts, shape.group, k);
-    return measured.peak();
+    const std::size_t ranks =
+        static_cast<std::size_t>(shape.tokens * shape.experts) * sizeof(typename B::Scalar);
+    return measured.peak() > ranks ? measured.peak() : ranks;
   }
   /// @throws config_error unless 1 <= k <= experts and the numbers of the iteration make sense
   void check(Index experts) const {
@@ -53,12 +80,15 @@ struct SparseTopKRouter {
                             detail::sparse_options(*this, r.shape.group, k), memory, r.plan);
   }
   template <Backend B>
-  ConstMatrix<B> ranked(B&, const Context<B>&, const SparseRouting<B>& r) const {
-    return r.plan;
+  ConstMatrix<B> ranked(B& b, const Context<B>&, const SparseRouting<B>& r) const {
+    const Matrix<B> scores(reinterpret_cast<typename B::Scalar*>(r.scratch.data), r.shape.tokens,
+                           r.shape.experts);
+    b.for_each(r.shape.tokens, detail::ChosenFirst<B>{r.plan, r.probs, k, scores});
+    return scores;
   }
   template <Backend B>
   void select(B& b, const Context<B>& ctx, SparseRouting<B>& r) const {
-    top_k_rows(b, ranked(b, ctx, r), ctx.mask, r.choice);
+    top_k_rows(b, ConstMatrix<B>(r.plan), ctx.mask, r.choice);
   }
   template <Backend B>
   void weigh(B& b, const Context<B>&, SparseRouting<B>& r) const {

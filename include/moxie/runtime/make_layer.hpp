@@ -71,8 +71,7 @@ inline void check_capacity(const CapacityConfig& c, std::string_view eval_rule, 
   const bool factor_for_eval = own_eval && eval_rule != "dropless" && !c.eval_factor;
   if (c.factor && c.rule == "dropless" && !factor_for_eval)
     throw_config(who, "factor is ", *c.factor,
-                 " beside rule 'dropless', which has none, expected "
-                 "another rule or no factor");
+                 " beside rule 'dropless', which has none, expected another rule or no factor");
   if (!c.eval_factor) return;
   if (!(*c.eval_factor > 0))
     throw_config(who, "eval_factor is ", *c.eval_factor,

@@ -16,10 +16,11 @@ struct CopyFirstChoice {
   MOXIE_HD void operator()(Index t) const { to(t, 0) = from(t, 0); }
 };
 
-/// Notes the one choice of each token of a pass by rank.
+/// Notes how many experts and tokens a pass had, and each token's first choice if it is wanted.
 template <Backend B>
 class NoteChoice final : public RoutingVisitor<B> {
  public:
+  /// choice: [tokens, 1], or empty
   NoteChoice(B& backend, IntMatrix<B> choice) : backend_(&backend), choice_(choice) {}
   void sparse(const SparseRouting<B>& r) override {
     experts = r.shape.experts;
@@ -146,7 +147,7 @@ struct RtEr {
   }
 
   /// Errors: as those of Adversarial; config_error if the model's MoE layer does not route images,
-  /// or has one expert.
+  /// or, of the second expert, has one alone or a router without ranks.
   template <Layer M>
   void accumulate(const M& model, const Batch<typename M::BackendType>& batch, State<M>& state,
                   const Pass<typename M::BackendType>& pass) const {
@@ -157,7 +158,7 @@ struct RtEr {
     state.attacked.begin(batch);
     b.fill(state.consistency, 0);
     Index all = 1;
-    if (beta > 0) all = rank_second(model, batch, state);
+    if (beta > 0) all = begin_routes(model, batch, state);
     state.attacked.target().set_routes({});
     state.attacked(attack, batch, pass, 0, state.x_adv);
     model.forward(ConstMatrix<B>(state.x_adv), state.scores, state.tape, pass);
@@ -207,8 +208,8 @@ struct RtEr {
   }
   /// Sets the routes of the divergence, and gives the number of experts.
   template <Layer M>
-  Index rank_second(const M& model, const Batch<typename M::BackendType>& batch,
-                    State<M>& s) const {
+  Index begin_routes(const M& model, const Batch<typename M::BackendType>& batch,
+                     State<M>& s) const {
     using B = typename M::BackendType;
     using Weights = typename Routes<B>::Weights;
     for (Routes<B>& r : s.routes)
@@ -216,14 +217,19 @@ struct RtEr {
                     .rank = 1};
     if (scope == Scope::forced_second) return 1;
     auto& target = s.attacked.target();
-    target.set_routes(s.routes);
+    // All experts need no rank, which a router may not have
+    const bool second = experts == Experts::second;
+    if (second) {
+      target.set_routes(s.routes);
+    } else {
+      target.set_routes({});
+    }
     target.scores(batch.x, s.attacked.y(), s.clean_scores);
-    detail::NoteChoice<B> note(target.backend(), s.choice);
+    detail::NoteChoice<B> note(target.backend(), second ? s.choice : IntMatrix<B>{});
     detail::visit_routing_of(model, target.tape(), note);
     if (note.tokens != batch.x.rows)
       throw_config(who, ": the model's MoE layer routes ", note.tokens, " tokens of ", batch.x.rows,
-                   " images, expected one an image (for a transformer take "
-                   "Scope::forced_second)");
+                   " images, expected one an image (for a transformer take Scope::forced_second)");
     s.routes[0] = Routes<B>{.choice = s.choice, .weights = Weights::unit};
     return note.experts;
   }

@@ -105,8 +105,7 @@ void perturb(const TrainingAttack& attack, M& target, const AttackBatch<B>& batc
 inline void check_training_attack(const char* who, const TrainingAttack& attack) {
   if (attack.corner_start && attack.pgd.threat.norm != Norm::linf)
     throw_config(who,
-                 ": corner_start stands for a corner of the L-infinity ball, expected "
-                 "Norm::linf");
+                 ": corner_start stands for a corner of the L-infinity ball, expected Norm::linf");
   check_one_start(who, "attack.pgd", attack.pgd);
   if (attack.pgd.targeted)
     throw_config(who, ": attack.pgd is targeted, expected an attack away from the labels");

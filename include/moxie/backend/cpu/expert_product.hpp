@@ -170,8 +170,7 @@ class CpuExpertProduct {
     if (copy == nullptr)
       throw_config(
           "moxie::CpuBackend: the tape is for narrow weights of another layer or backend, expected "
-          "one that "
-          "this layer made with this backend's CpuOptions::copies");
+          "one that this layer made with this backend's CpuOptions::copies");
     return copy;
   }
 

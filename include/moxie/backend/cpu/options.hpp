@@ -38,9 +38,8 @@ class WeightCopies {
   constexpr explicit WeightCopies(bool kept, const detail::NarrowWeights* narrow = nullptr)
       : kept_(kept), narrow_(narrow) {}
   constexpr bool kept() const noexcept { return kept_; }
-  constexpr const detail::NarrowWeights* narrow() const noexcept {
-    return narrow_;
-  }  ///< null: as wide as the weights
+  /// Null: as wide as the weights.
+  constexpr const detail::NarrowWeights* narrow() const noexcept { return narrow_; }
 
   friend constexpr bool operator==(const WeightCopies&, const WeightCopies&) = default;
 
