@@ -74,7 +74,7 @@ void PixelModel::forward(ConstView x, View y, Tape& t, const moxie::Pass<Backend
 }
 
 void PixelModel::backward(ConstView dy, View dx, Tape& t) const {
-  t.state.begin_backward("vmoe::PixelModel", dy, dx, input_width(), output_width());
+  t.state.begin_backward_of_parts("vmoe::PixelModel", dy, dx, input_width(), output_width());
   View d_inputs;
   if (dx) d_inputs = t.d_inputs.top(dy.rows);
   model_->backward(dy, d_inputs, t.model);
@@ -82,7 +82,6 @@ void PixelModel::backward(ConstView dy, View dx, Tape& t) const {
     parameters().backend().for_each(
         dy.rows, input_width(),
         NormalizePixelsBackward{scaling_, image_.channels, copies_, ConstView(d_inputs), dx});
-  t.state.end_backward();
 }
 
 }  // namespace vmoe
