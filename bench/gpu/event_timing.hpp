@@ -30,14 +30,25 @@ class CudaEvent {
   cudaEvent_t event_{};
 };
 
-/// Median seconds on the GPU of what each function enqueues on the stream, taken in turn. Each is enqueued `at_once` times
-/// between two events, so that the time to enqueue does not show where a call is short. A first round is not counted.
+/// Keeps the GPU busy for so many cycles of its clock.
+static __global__ void keep_busy(long long cycles) {
+  for (const long long start = clock64(); clock64() - start < cycles;) {
+  }
+}
+constexpr long long busy_cycles =
+    4'000'000;  // some 2 ms: longer than a hundred launches take to enqueue
+
+/// Median seconds on the GPU of what each function enqueues on the stream, taken in turn, `at_once` times between two events.
+/// The GPU is kept busy before the first, so that the time to enqueue does not show where a call is short. A first round is not
+/// counted.
 inline std::vector<double> device_medians(cudaStream_t stream, int rounds, int at_once,
                                           const std::vector<std::function<void()>>& functions) {
   std::vector<std::vector<double>> times(functions.size());
   CudaEvent start, stop;
   for (int round = -1; round < rounds; ++round) {
     for (std::size_t i = 0; i < functions.size(); ++i) {
+      keep_busy<<<1, 1, 0, stream>>>(busy_cycles);
+      MOXIE_CUDA_TRY(cudaGetLastError());
       start.record(stream);
       for (int n = 0; n < at_once; ++n) functions[i]();
       stop.record(stream);

@@ -71,7 +71,12 @@ def passes(torch, torch_layers, form, row):
         with torch.no_grad():
             moe(x)
 
-    return {"forward": forward, "both": lambda: moe(x).backward(dy)}
+    def both():  # gradients are stored, not added to what is there, which would be a pass over memory more
+        moe.zero_grad(set_to_none=True)
+        x.grad = None
+        moe(x).backward(dy)
+
+    return {"forward": forward, "both": both}
 
 
 def compare(torch, torch_layers, row, rounds, say):

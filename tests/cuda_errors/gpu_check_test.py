@@ -13,6 +13,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 import unittest
 from unittest import mock
 
@@ -47,6 +48,43 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual((result["status"], result["reason"]), ("failed", "still ran after 0.2 s, see one.log"))
         self.assertLess(result["seconds"], 30)
 
+    def test_what_a_hanging_step_started_ends_with_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pid = pathlib.Path(folder) / "pid"
+            gpu_check.run_step("one", ["sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], pathlib.Path(folder) / "one.log",
+                               seconds_at_most=1)
+            started = int(pid.read_text(encoding="utf-8"))
+            state = pathlib.Path(f"/proc/{started}/stat")
+            for _ in range(100):  # until it is gone, or a zombie that none has waited for yet
+                if not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
+                    break
+                time.sleep(0.05)
+            else:
+                self.fail(f"process {started} lives on")
+
+    def test_a_program_that_cannot_be_started_fails_alone(self):
+        with tempfile.TemporaryDirectory() as folder:
+            code, text = run(["--build", folder], ["A GPU"], [("one", ["/nowhere/program"], {}, None), ("two", ["true"], {}, None)])
+            self.assertEqual(code, 1)
+            self.assertRegex(text, r"one +failed .* could not be started: .*No such file")
+            report = json.loads(pathlib.Path(folder, "gpu_check", "result.json").read_text(encoding="utf-8"))
+            self.assertEqual([s["status"] for s in report["steps"]], ["failed", "passed"])
+
+    def test_a_device_that_the_sanitizer_does_not_know_is_no_failure(self):
+        with tempfile.TemporaryDirectory() as folder:
+            tool = pathlib.Path(folder, "compute-sanitizer")
+            for says, status in (("Device not supported", "skipped"), ("ERROR SUMMARY: 1 error", "failed")):
+                tool.write_text(f"#!/bin/sh\necho '{says}'\nexit 1\n", encoding="utf-8")
+                tool.chmod(0o755)
+                result = gpu_check.run_step("memcheck", [tool], pathlib.Path(folder) / "memcheck.log")
+                self.assertEqual(result["status"], status)
+
+    def test_architectures_are_those_of_the_gpus(self):
+        with mock.patch.object(gpu_check, "gpu_names", lambda what: {"compute_cap": ["9.0", "8.0", "9.0"]}[what]):
+            self.assertEqual(gpu_check.architectures(), "80-real;90-real")
+        with mock.patch.object(gpu_check, "gpu_names", lambda what: []):
+            self.assertEqual(gpu_check.architectures(), "native")
+
     def test_steps_pass_fail_and_are_skipped(self):
         steps = [("one", ["true"], {}, None), ("two", ["sh", "-c", "echo words; exit 3"], {}, None),
                  ("three", ["true"], {}, "not there"), ("four", ["sh", "-c", 'test "$SET" = yes'], {"SET": "yes"}, None),
@@ -61,6 +99,8 @@ class GpuCheck(unittest.TestCase):
             self.assertEqual([s["status"] for s in report["steps"]], ["passed", "failed", "skipped", "passed", "skipped"])
             self.assertEqual(report["steps"][1]["reason"], "ended with 3, see two.log")
             self.assertEqual((build / "gpu_check" / "two.log").read_text(encoding="utf-8"), "words\n")
+            code, text = run(["--build", folder, "--only", "mem"], ["A GPU"], [("mem_one", ["true"], {}, None), ("memory", ["true"], {}, None)])
+            self.assertEqual((code, "mem_one  passed" in text, "memory" in text), (0, True, False))
             code, _ = run(["--build", folder, "--only", "one", "--out", str(build / "other.json")], ["A GPU"], steps)
             self.assertEqual(code, 0)
             self.assertEqual(len(json.loads((build / "other.json").read_text(encoding="utf-8"))["steps"]), 1)
@@ -73,13 +113,14 @@ class GpuCheck(unittest.TestCase):
 
     def test_its_steps_can_be_listed(self):
         listed = list(gpu_check.steps(pathlib.Path("/nowhere"), "2"))
-        self.assertEqual([s[0] for s in listed], ["configure", "build", "tests", "conformance_double", "conformance_float",
+        self.assertEqual([s[0] for s in listed], ["configure", "build", "test_cuda", "conformance_double", "conformance_float",
                                                   "memcheck", "memcheck_ops", "memcheck_conformance",
                                                   "racecheck", "racecheck_ops", "racecheck_conformance", "benchmark",
                                                   "torch", "bars", "training"])
         self.assertEqual(listed[-2][3], "bench_gpu has written nothing")
         self.assertEqual(listed[3][3], "built without conformance_cuda")
-        self.assertIn("--no-tests=error", listed[2][1])
+        self.assertEqual(listed[2][3], "built without its tests")
+        self.assertEqual(listed[11][3], "built without bench_gpu (no Google Benchmark)")
         self.assertEqual(listed[-1][1][2:4], ["--backend", "cuda"])
         self.assertEqual(listed[-1][3], "built without vmoe_cuda")
 

@@ -212,7 +212,14 @@ TEST_CASE_TEMPLATE("groups of a soft MoeLayer do not see each other", B, MOXIE_T
   const std::vector<T> all = forward(0, 12);
   std::vector<T> parts = forward(0, 4);
   for (const T v : forward(4, 8)) parts.push_back(v);
-  CHECK(parts == all);
+  if constexpr (B::batch_invariant) {
+    CHECK(parts == all);
+  } else {
+    REQUIRE(parts.size() == all.size());
+    for (std::size_t i = 0; i < all.size(); ++i)
+      CHECK(testing::near(static_cast<double>(parts[i]), static_cast<double>(all[i]),
+                          sizeof(T) == sizeof(float) ? 1e-5 : 1e-12));
+  }
 }
 
 TEST_CASE_TEMPLATE("a soft MoeLayer gives the same bits for any number of threads", T, float,

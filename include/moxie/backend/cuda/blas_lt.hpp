@@ -22,6 +22,7 @@ struct LtSizes {
   Index pre_leading, pre_stride;
   cudaDataType factor;
   cublasComputeType_t compute;
+  std::uintptr_t aligned = 0;  ///< to how many bytes bias and pre are: the heuristic looks at them
 
   friend bool operator==(const LtSizes&, const LtSizes&) = default;
 };
@@ -32,14 +33,14 @@ class LtProducts {
  public:
   /// C = epilogue(op(A) op(B) + bias). False where it is not offered: nothing was enqueued.
   bool run(cublasLtHandle_t handle, cudaStream_t stream, void* workspace, std::size_t bytes,
-           const LtSizes& s, const void* a, const void* b, float* c, const float* bias,
-           float* pre) {
+           LtSizes s, const void* a, const void* b, float* c, const float* bias, float* pre) {
     if (s.m < 1 || s.n < 1 || s.k < 1 || s.batch < 1 || s.bias_stride % 4 != 0) return false;
     if (s.keeps_pre && (s.pre_leading % 8 != 0 || s.pre_stride % 8 != 0)) return false;
     for (const void* p : {a, b, static_cast<const void*>(c), static_cast<const void*>(bias),
                           static_cast<const void*>(pre)}) {
       if (reinterpret_cast<std::uintptr_t>(p) % alignment != 0) return false;
     }
+    s.aligned = alignment_of(bias, pre);
     cublasLtMatmulDescOpaque_t product;
     MOXIE_CUDA_TRY(cublasLtMatmulDescInit(&product, s.compute, CUDA_R_32F));
     set(product, CUBLASLT_MATMUL_DESC_TRANSA, blas_op(s.op_a));
@@ -82,6 +83,14 @@ class LtProducts {
     cublasLtMatmulAlgo_t algorithm;
   };
 
+  static constexpr std::size_t most_ways = 64;  // passes of ever new sizes must not pile them up
+
+  /// The power of two that both addresses are multiples of, 256 at most; null is a multiple of all.
+  static std::uintptr_t alignment_of(const void* a, const void* b) {
+    const auto bits =
+        reinterpret_cast<std::uintptr_t>(a) | reinterpret_cast<std::uintptr_t>(b) | 256U;
+    return bits & (~bits + 1U);
+  }
   template <class T>
   static void set(cublasLtMatmulDescOpaque_t& product, cublasLtMatmulDescAttributes_t name,
                   const T& value) {
@@ -121,7 +130,9 @@ class LtProducts {
     const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle, &product, &a, &b, &c, &c,
                                                                  &preference, 1, &result, &found);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) MOXIE_CUDA_TRY(status);
-    const bool offered = status == CUBLAS_STATUS_SUCCESS && found > 0;
+    const bool offered =
+        status == CUBLAS_STATUS_SUCCESS && found > 0 && result.state == CUBLAS_STATUS_SUCCESS;
+    if (ways_.size() == most_ways) ways_.clear();
     ways_.push_back({s, offered, result.algo});
     return ways_.back();
   }

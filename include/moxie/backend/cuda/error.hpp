@@ -40,6 +40,7 @@ inline void check(cudaError_t status, Place place) {
 }
 inline void check(cublasStatus_t status, Place place) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
+  cudaGetLastError();  // a launch of cuBLAS's may have left one, as above
   fail(static_cast<int>(status), cublasGetStatusName(status), cublasGetStatusString(status), place);
 }
 

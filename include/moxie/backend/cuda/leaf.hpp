@@ -155,11 +155,7 @@ class CudaLeaf {
     config.dynamicSmemBytes = shape.shared_bytes;
     config.stream = stream_;
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (shape.shared_bytes > free_shared_bytes) {
-      require_launch(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          static_cast<int>(shape.shared_bytes)),
-                     function);
-    }
+    if (shape.shared_bytes > free_shared_bytes) permit_shared(function);
     require_launch(cudaLaunchKernelEx(&config, kernel, static_cast<P&&>(arguments)...), function);
     if (options_.sync_after_launch) require_launch(cudaStreamSynchronize(stream_), function);
   }
@@ -244,10 +240,21 @@ class CudaLeaf {
         own_pool_(options.memory == nullptr ? std::make_unique<CudaPool>() : nullptr),
         memory_(own_pool_ != nullptr ? own_pool_.get() : options.memory),
         multiprocessors_(attribute(cudaDevAttrMultiProcessorCount)),
+        device_shared_bytes_(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)),
         blas_(stream_, detail::cuda::Block(*memory_, stream_,
                                            detail::cuda::Blas::workspace_bytes(
                                                attribute(cudaDevAttrComputeCapabilityMajor)))) {}
 
+  /// As much shared memory as the kernel can have, whatever this launch takes: the permission is the
+  /// kernel's, and another thread may be about to launch it with more.
+  void permit_shared(const void* function) {
+    cudaFuncAttributes own{};
+    require_launch(cudaFuncGetAttributes(&own, function), function);
+    require_launch(
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             device_shared_bytes_ - static_cast<int>(own.sharedSizeBytes)),
+        function);
+  }
   static int attribute(cudaDeviceAttr name) {
     int device = 0;
     int value = 0;
@@ -337,6 +344,7 @@ class CudaLeaf {
   std::unique_ptr<CudaPool> own_pool_;
   CudaMemoryResource* memory_;
   int multiprocessors_;
+  int device_shared_bytes_;  // the most that a block can have
   detail::cuda::Blas blas_;
 };
 
