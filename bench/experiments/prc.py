@@ -121,7 +121,7 @@ def measurements(planned):
 
 
 def layer_mean(figures, key):
-    return statistics.mean(layer[key] for layer in figures["layers"])
+    return statistics.fmean(layer[key] for layer in figures["layers"])
 
 
 def summary_of(measured):
@@ -138,7 +138,7 @@ def summary_of(measured):
 
 def change_of(stability):
     """Routing change, mean of the levels with noise."""
-    return statistics.mean(level["iou"] for level in stability["levels"][1:])
+    return statistics.fmean(level["iou"] for level in stability["levels"][1:])
 
 
 def choose(candidates):

@@ -239,9 +239,9 @@ class StudyTest(Scratch):
         git("add", "a")
         git("commit", "-m", "a")
         with unittest.mock.patch.object(runs, "ROOT", self.folder):
-            self.assertIs(runs.machine()["uncommitted_changes"], False)
+            self.assertIs(runs.machine.__wrapped__()["uncommitted_changes"], False)
             (self.folder / "a").write_text("2")
-            self.assertIs(runs.machine()["uncommitted_changes"], True)
+            self.assertIs(runs.machine.__wrapped__()["uncommitted_changes"], True)
 
     def test_dense_twin_shares_the_runs(self):
         command = self.command("--seeds", "0", "1", "--", "--epochs", "2", script="dense_twin.py")

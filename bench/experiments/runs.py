@@ -6,6 +6,7 @@ A run has a folder, made by the trainer, and beside it NAME.json (its final figu
 
 import ctypes
 import fcntl
+import functools
 import json
 import pathlib
 import platform
@@ -37,9 +38,10 @@ def cpu_model():
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
+@functools.cache
 def machine():
     """What a result depends on or is timed on: processor, cores, compiler, commit ("" without git) and whether tracked files
-    differ from it (None without git)."""
+    differ from it (None without git), all as they were when it was first asked for."""
     commit = output("git", "-C", str(ROOT), "rev-parse", "HEAD")
     changes = output("git", "-C", str(ROOT), "--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
     return {"cpu": cpu_model(), "cores": int(output("nproc") or 0), "system": platform.system(),
