@@ -7,6 +7,7 @@
 #include "moxie/backend/device/kernels/attention.hpp"
 #include "moxie/backend/device/kernels/column_sums.hpp"
 #include "moxie/backend/device/kernels/cross_entropy.hpp"
+#include "moxie/backend/device/kernels/expert_bias.hpp"
 #include "moxie/backend/device/kernels/flat_pass.hpp"
 #include "moxie/backend/device/kernels/flat_sums.hpp"
 #include "moxie/backend/device/kernels/layer_norm.hpp"
@@ -20,6 +21,7 @@
 #include "moxie/ops/attention.hpp"
 #include "moxie/ops/clip_to_norm.hpp"
 #include "moxie/ops/copy_rows.hpp"
+#include "moxie/ops/expert_bias.hpp"
 #include "moxie/ops/fill_rows.hpp"
 #include "moxie/ops/kl_divergence.hpp"
 #include "moxie/ops/layer_norm.hpp"
@@ -35,7 +37,8 @@ class DeviceBackend;
 
 namespace detail::device {
 
-/// Kernels of networks: attention, norms, losses, optimizers, sums over rows. See Twins.
+/// Kernels of networks: attention, norms, losses, optimizers, sums over rows, those of an expert
+/// too. See Twins.
 template <class T, KernelLeaf L>
 class NnTwins {
   using Space = typename L::Space;
@@ -162,6 +165,22 @@ class NnTwins {
   }
   void run(const FillRows&, T value, Matrix out) {
     launch_pass(out.rows, out.cols, packs(out), FillPass<T, Space>{value, out});
+  }
+  template <class B>
+  void run(const ExpertBiasBackward&, const Rows<B>& dy, Matrix d_bias) {
+    const auto launch = [&](Index columns, auto kernel) {
+      const Index tiles = blocks_of(d_bias.cols, columns);
+      self().leaf().launch({.blocks = d_bias.rows * tiles, .threads = bias_threads}, kernel, dy,
+                           d_bias, tiles);
+    };
+    // Accesses of a warp are whole lines in both: packs need fewer of them, but make fewer blocks.
+    constexpr int width = pack_width<T>;
+    const Index packed = d_bias.rows * blocks_of(d_bias.cols, warp_size * width);
+    if (packs(dy.x) && packed >= 2 * Index{self().leaf().multiprocessors()}) {
+      launch(warp_size * width, sum_expert_rows<B, width>);
+    } else {
+      launch(warp_size, sum_expert_rows<B, 1>);
+    }
   }
   void run(const MeanTokens&, ConstMatrix x, Matrix y) {
     if (y.cols == 0) return;
