@@ -10,6 +10,7 @@
 #include "moxie/backend/device/kernels/expert_bias.hpp"
 #include "moxie/backend/device/kernels/flat_pass.hpp"
 #include "moxie/backend/device/kernels/flat_sums.hpp"
+#include "moxie/backend/device/kernels/gated_pass.hpp"
 #include "moxie/backend/device/kernels/layer_norm.hpp"
 #include "moxie/backend/device/kernels/row_pass.hpp"
 #include "moxie/backend/device/kernels/softmax.hpp"
@@ -23,6 +24,7 @@
 #include "moxie/ops/copy_rows.hpp"
 #include "moxie/ops/expert_bias.hpp"
 #include "moxie/ops/fill_rows.hpp"
+#include "moxie/ops/gated_activation.hpp"
 #include "moxie/ops/kl_divergence.hpp"
 #include "moxie/ops/layer_norm.hpp"
 #include "moxie/ops/mean_tokens.hpp"
@@ -149,6 +151,17 @@ class NnTwins {
   void run(const ActivationBackward<A>&, Experts offset, ConstMatrix pre, Matrix d) {
     launch_pass(pre.rows, pre.cols, packs(pre) && packs(d),
                 DerivativePass<T, Space, A>{offset, pre, d});
+  }
+  template <class A>
+  void run(const GatedActivation<A>&, ConstMatrix bias, Experts offset, Matrix pre, Matrix act) {
+    launch_pass(act.rows, act.cols, packs(bias) && packs(pre) && packs(act),
+                GatedActivationPass<T, Space, A>{bias, offset, pre, act});
+  }
+  template <class A>
+  void run(const GatedActivationBackward<A>&, Experts offset, ConstMatrix pre, Matrix d) {
+    const Index half = d.cols / 2;
+    launch_pass(d.rows, half, packs(pre) && packs(d) && half % pack_width<T> == 0,
+                GatedDerivativePass<T, Space, A>{offset, pre, d});
   }
   void run(const AddRows&, ConstMatrix a, ConstMatrix b, Matrix out) {
     launch_pass(out.rows, out.cols, packs(a) && packs(b) && packs(out),
