@@ -25,7 +25,8 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(bias_threads, 2)
     sum_expert_rows(Rows<B> dy, Matrix<B> d_bias, Index tiles) {
   using T = typename B::Scalar;
   constexpr int columns = warp_size * Width;
-  constexpr int batch = 4;  // rows a warp fetches before it adds the first
+  // rows a warp fetches before it adds the first: what hides the memory's latency
+  constexpr int batch = sizeof(Pack<T, Width>) == 4 ? 8 : 4;
   MOXIE_SHARED(T[static_cast<std::size_t>(bias_warps)][static_cast<std::size_t>(columns)], parts);
   const Index e = Index{blockIdx.x} / tiles;
   const Index column = Index{blockIdx.x} % tiles * columns;
