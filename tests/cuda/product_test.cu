@@ -163,8 +163,9 @@ void check_weights(const Work& work) {
   using T = typename Product::Element;
   B b;
   const Buffer<std::int32_t, B> offset(b, offsets);
-  const SomeRows<T> x(b, work.inner, work.gap, work.gather, work.scale, 4);
-  const SomeRows<T> dy(b, work.cols, work.gap, !work.gather, work.scale, 5);
+  const bool scale = work.scale && Product::scales;
+  const SomeRows<T> x(b, work.inner, work.gap, work.gather, scale, 4);
+  const SomeRows<T> dy(b, work.cols, work.gap, !work.gather, scale, 5);
   const Numbers<float> dw(b, experts * work.inner, work.cols, work.gap, 6);
   b.leaf().launch({.blocks = experts * blocks_of(work.inner, Product::rows) *
                              blocks_of(work.cols, Product::cols),

@@ -148,11 +148,12 @@ void check_product(const Work& work, std::uint64_t seed, Index blocks = 2) {
 }
 
 template <class Product>
-void check_weights(const Work& work, std::uint64_t seed) {
+void check_weights(Work work, std::uint64_t seed) {
   using T = typename Product::Element;
   using Sum = typename Product::Sum;
   const std::vector<std::int32_t> offset = offsets(work);
   const auto experts = static_cast<int>(work.counts.size());
+  work.scale = work.scale && Product::scales;
   Work other = work;
   other.gather = !work.gather;
   const SomeRows<T, Sum> x(work, work.inner, 4);

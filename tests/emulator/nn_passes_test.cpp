@@ -9,6 +9,7 @@
 #include "moxie/ops/add_rows.hpp"
 #include "moxie/ops/copy_rows.hpp"
 #include "moxie/ops/fill_rows.hpp"
+#include "moxie/ops/gated_activation.hpp"
 #include "moxie/ops/mean_tokens.hpp"
 #include "nn_matrix.hpp"
 
@@ -28,19 +29,22 @@ template <class T, class B = EmulatedBackend<T>>
 constexpr bool twins = Accelerates<Activate<Gelu>, B, In<T>, Out<T>>&&
     Accelerates<BiasActivation<Gelu>, B, In<T>, ConstIntVector<B>, Out<T>, Out<T>,
                 bool>&& Accelerates<ActivationBackward<Gelu>, B, ConstIntVector<B>, In<T>, Out<T>>&&
-        Accelerates<AddRows, B, In<T>, In<T>, Out<T>>&& Accelerates<
-            AddVector, B, In<T>, ConstVector<B>, Out<T>>&& Accelerates<CopyRows, B, In<T>, Out<T>>&&
-            Accelerates<FillRows, B, T, Out<T>>&& Accelerates<MeanTokens, B, In<T>, Out<T>>&&
-                Accelerates<MeanTokensBackward, B, In<T>, Out<T>>;
+        Accelerates<GatedActivation<Silu>, B, In<T>, ConstIntVector<B>, Out<T>, Out<T>>&&
+            Accelerates<GatedActivationBackward<Silu>, B, ConstIntVector<B>, In<T>,
+                        Out<T>>&& Accelerates<AddRows, B, In<T>, In<T>, Out<T>>&&
+                Accelerates<AddVector, B, In<T>, ConstVector<B>, Out<T>>&&
+                    Accelerates<CopyRows, B, In<T>, Out<T>>&& Accelerates<FillRows, B, T, Out<T>>&&
+                        Accelerates<MeanTokens, B, In<T>, Out<T>>&&
+                            Accelerates<MeanTokensBackward, B, In<T>, Out<T>>;
 static_assert(twins<float> && twins<double>);
 
 struct Size {
   Index rows, cols, gap;
 };
 // In packs with and without gaps, a width and a gap that leave none, one lane and all lanes a row,
-// nothing.
-const std::vector<Size> sizes{{1, 4, 0},  {300, 8, 4},  {9, 64, 8},   {5, 7, 1},
-                              {7, 16, 3}, {3, 1200, 0}, {2, 2100, 1}, {0, 4, 0}};
+// widths of which only two fill packs, nothing.
+const std::vector<Size> sizes{{1, 4, 0},    {300, 8, 4},  {9, 64, 8}, {5, 7, 1}, {7, 16, 3},
+                              {3, 1200, 0}, {2, 2100, 1}, {4, 6, 0},  {4, 7, 0}, {0, 4, 0}};
 
 }  // namespace
 
@@ -89,6 +93,35 @@ TEST_CASE_TEMPLATE(
     BiasActivation<Identity>::generic(b, bias.read().top(1), none, expected.view(), expected.view(),
                                       false);
     CHECK(act.dense() == expected.dense());
+  }
+}
+
+TEST_CASE_TEMPLATE("nn kernels: gated activations have the bits of the generic forms", T, float,
+                   double) {
+  for (const Size& size : sizes) {
+    const Index rows = size.rows, cols = size.cols, gap = size.gap;
+    CAPTURE(rows);
+    CAPTURE(cols);
+    auto b = emulated<T>(4);
+    // cols is the width of a half, so the second may begin inside a pack
+    NnMatrix<T> bias(3, 2 * cols, gap, 2), pre(rows, 2 * cols, gap, 1), act(rows, cols, gap, 0),
+        d(rows, 2 * cols, gap, 3), pre_expected = pre, act_expected = act, d_expected = d;
+    std::vector<std::int32_t> of_experts{0, 0, 0, 0};  // a row lies before them, one past them
+    of_experts[0] = rows > 2 ? 1 : 0;
+    of_experts[1] = of_experts[2] = static_cast<std::int32_t>(rows > 2 ? 1 + rows / 3 : 0);
+    of_experts[3] = static_cast<std::int32_t>(rows > 2 ? rows - 1 : rows);
+    const VectorView<const std::int32_t> offset(of_experts.data(), 4);
+    for (const In<T>& biases : {bias.read(), In<T>()}) {
+      gated_activation<Silu>(b, biases, offset, pre.view(), act.view());
+      GatedActivation<Silu>::generic(b, biases, offset, pre_expected.view(), act_expected.view());
+      CHECK(pre.dense() == pre_expected.dense());
+      CHECK(act.dense() == act_expected.dense());
+    }
+    gated_activation_backward<Silu>(b, offset, pre.read(), d.view());
+    GatedActivationBackward<Silu>::generic(b, offset, pre_expected.read(), d_expected.view());
+    CHECK(d.dense() == d_expected.dense());
+    CHECK((pre.gaps_kept() && act.gaps_kept() && d.gaps_kept()));
+    CHECK(b.leaf().launches() == (rows > 0 ? 3 : 0));
   }
 }
 

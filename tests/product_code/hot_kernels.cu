@@ -3,6 +3,7 @@
 #include "moxie/backend/device/kernels/assign_rows.hpp"
 #include "moxie/backend/device/kernels/attention.hpp"
 #include "moxie/backend/device/kernels/combine_rows.hpp"
+#include "moxie/backend/device/kernels/expert_bias.hpp"
 #include "moxie/backend/device/kernels/flat_pass.hpp"
 #include "moxie/backend/device/kernels/largest_tokens.hpp"
 #include "moxie/backend/device/kernels/layer_norm.hpp"
@@ -49,6 +50,8 @@ void keep_of() {
   keep(combine_token_weights<B, true>);
   keep(gather_expert_rows<B, pack_width<T>>);
   keep(copy_padded_expert_rows<B, pack_width<T>>);
+  keep(sum_expert_rows<B, 1>);
+  keep(sum_expert_rows<B, pack_width<T>>);
   keep(flat_pass<T, AdamWPass<T>>);
 }
 void keep_all() {

@@ -4,50 +4,9 @@
 #include "moxie/expert/concept.hpp"
 #include "moxie/ops/expert_bias.hpp"
 #include "moxie/ops/expert_product.hpp"
+#include "moxie/ops/gated_activation.hpp"
 
 namespace moxie {
-
-namespace detail {
-template <Backend B, class A>
-struct GatedActivationRow {
-  ConstMatrix<B> bias;  // [E, 2H], or empty
-  ConstIntVector<B> offset;
-  Matrix<B> pre;  // [R, 2H] gate and up
-  Matrix<B> act;  // [R, H]
-
-  MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    using T = typename B::Scalar;
-    const Index e = expert_of_row(offset.data, offset.size - 1, r);
-    if (e < 0) return;
-    T* gate = pre.row(r);
-    if (bias) {
-      const T* add = bias.row(e);
-      row_map(pre.cols, gate, [=](Index j) { return gate[j] + add[j]; });
-    }
-    const T* up = gate + act.cols;
-    row_map(act.cols, act.row(r), [=](Index j) { return A::value(gate[j]) * up[j]; });
-  }
-};
-
-template <Backend B, class A>
-struct GatedActivationRowBackward {
-  ConstIntVector<B> offset;
-  ConstMatrix<B> pre;  // [R, 2H]
-  Matrix<B> d;         // [R, 2H] in: gradient of act in the first H columns; out: gradient of pre
-
-  MOXIE_HD MOXIE_INLINE void operator()(Index r) const {
-    using T = typename B::Scalar;
-    if (r < offset[0] || r >= offset[offset.size - 1]) return;
-    const Index hidden = d.cols / 2;
-    const T* gate = pre.row(r);
-    const T* up = gate + hidden;
-    T* d_gate = d.row(r);
-    T* d_up = d_gate + hidden;
-    row_map(hidden, d_up, [=](Index j) { return d_gate[j] * A::value(gate[j]); });
-    row_map(hidden, d_gate, [=](Index j) { return d_gate[j] * up[j] * A::derivative(gate[j]); });
-  }
-};
-}  // namespace detail
 
 /// The gated perceptron: y = (A(x Wg + bg) * (x Wu + bu)) Wo + bo, one set of weights per expert.
 ///
@@ -113,8 +72,7 @@ struct GatedFeedForward {
     const Matrix<B> pre = tape.pre.top(in.rows);
     const Matrix<B> act = tape.act.top(in.rows);
     expert_product(b, p, state.w1, tape.products, in, Op::none, pre, NoEnd{});
-    b.for_each(in.rows, detail::GatedActivationRow<B, A>{
-                            bias ? p.value(state.b1) : ConstMatrix<B>{}, in.offset, pre, act});
+    gated_activation<A>(b, bias ? p.value(state.b1) : ConstMatrix<B>{}, in.offset, pre, act);
     const Rows<B> act_rows = plain<B>(act, in);
     if (bias) {
       expert_product(b, p, state.w2, tape.products, act_rows, Op::none, out,
@@ -134,8 +92,7 @@ struct GatedFeedForward {
                              p.gradient(state.w2.id));
       if (bias) expert_bias_backward(b, dy, p.gradient(state.b2));
     }
-    b.for_each(in.rows, detail::GatedActivationRowBackward<B, A>{
-                            in.offset, ConstMatrix<B>(tape.pre.top(in.rows)), d});
+    gated_activation_backward<A>(b, in.offset, ConstMatrix<B>(tape.pre.top(in.rows)), d);
     if (gradients == Gradients::all) {
       expert_weights_product(b, tape.products, in, d_rows, p.gradient(state.w1.id));
       if (bias) expert_bias_backward(b, d_rows, p.gradient(state.b1));

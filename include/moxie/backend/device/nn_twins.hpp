@@ -7,8 +7,10 @@
 #include "moxie/backend/device/kernels/attention.hpp"
 #include "moxie/backend/device/kernels/column_sums.hpp"
 #include "moxie/backend/device/kernels/cross_entropy.hpp"
+#include "moxie/backend/device/kernels/expert_bias.hpp"
 #include "moxie/backend/device/kernels/flat_pass.hpp"
 #include "moxie/backend/device/kernels/flat_sums.hpp"
+#include "moxie/backend/device/kernels/gated_pass.hpp"
 #include "moxie/backend/device/kernels/layer_norm.hpp"
 #include "moxie/backend/device/kernels/row_pass.hpp"
 #include "moxie/backend/device/kernels/softmax.hpp"
@@ -20,7 +22,9 @@
 #include "moxie/ops/attention.hpp"
 #include "moxie/ops/clip_to_norm.hpp"
 #include "moxie/ops/copy_rows.hpp"
+#include "moxie/ops/expert_bias.hpp"
 #include "moxie/ops/fill_rows.hpp"
+#include "moxie/ops/gated_activation.hpp"
 #include "moxie/ops/kl_divergence.hpp"
 #include "moxie/ops/layer_norm.hpp"
 #include "moxie/ops/mean_tokens.hpp"
@@ -35,7 +39,8 @@ class DeviceBackend;
 
 namespace detail::device {
 
-/// Kernels of networks: attention, norms, losses, optimizers, sums over rows. See Twins.
+/// Kernels of networks: attention, norms, losses, optimizers, sums over rows, those of an expert
+/// too. See Twins.
 template <class T, KernelLeaf L>
 class NnTwins {
   using Space = typename L::Space;
@@ -147,6 +152,17 @@ class NnTwins {
     launch_pass(pre.rows, pre.cols, packs(pre) && packs(d),
                 DerivativePass<T, Space, A>{offset, pre, d});
   }
+  template <class A>
+  void run(const GatedActivation<A>&, ConstMatrix bias, Experts offset, Matrix pre, Matrix act) {
+    launch_pass(act.rows, act.cols, packs(bias) && packs(pre) && packs(act),
+                GatedActivationPass<T, Space, A>{bias, offset, pre, act});
+  }
+  template <class A>
+  void run(const GatedActivationBackward<A>&, Experts offset, ConstMatrix pre, Matrix d) {
+    const Index half = d.cols / 2;
+    launch_pass(d.rows, half, packs(pre) && packs(d) && half % pack_width<T> == 0,
+                GatedDerivativePass<T, Space, A>{offset, pre, d});
+  }
   void run(const AddRows&, ConstMatrix a, ConstMatrix b, Matrix out) {
     launch_pass(out.rows, out.cols, packs(a) && packs(b) && packs(out),
                 AddPass<T, Space>{a, b, out});
@@ -162,6 +178,22 @@ class NnTwins {
   }
   void run(const FillRows&, T value, Matrix out) {
     launch_pass(out.rows, out.cols, packs(out), FillPass<T, Space>{value, out});
+  }
+  template <class B>
+  void run(const ExpertBiasBackward&, const Rows<B>& dy, Matrix d_bias) {
+    const auto launch = [&](Index columns, auto kernel) {
+      const Index tiles = blocks_of(d_bias.cols, columns);
+      self().leaf().launch({.blocks = d_bias.rows * tiles, .threads = bias_threads}, kernel, dy,
+                           d_bias, tiles);
+    };
+    // Accesses of a warp are whole lines in both: packs need fewer of them, but make fewer blocks.
+    constexpr int width = pack_width<T>;
+    const Index packed = d_bias.rows * blocks_of(d_bias.cols, warp_size * width);
+    if (packs(dy.x) && packed >= 2 * Index{self().leaf().multiprocessors()}) {
+      launch(warp_size * width, sum_expert_rows<B, width>);
+    } else {
+      launch(warp_size, sum_expert_rows<B, 1>);
+    }
   }
   void run(const MeanTokens&, ConstMatrix x, Matrix y) {
     if (y.cols == 0) return;

@@ -194,7 +194,7 @@ class ProductTwins {
                       const ExpertMemory<B>& memory, const Rows<B>& rows, Op op,
                       MatrixView<T, Space> out, const End& end) {
     const Operand<bf16> w16 = narrowed(p, w, memory, op);
-    const Operand<bf16> x16 = narrowed(rows, memory, 0);
+    const Operand<bf16> x16 = narrowed(rows, nullptr, memory, 0);
     if (even(rows)) {
       if (fused_strided(x16, w16, rows, op, end)) return;
       const Index height = w16.rows / rows.experts();  // of an expert's matrix
@@ -202,21 +202,21 @@ class ProductTwins {
               out, rows.each, rows.experts());
       end.whole(static_cast<B&>(*this), rows.offset, out);
     } else {
-      ragged_product(Factors<bf16>{padded(x16, rows), {w16.data, w16.stride, true}}, rows, op, out,
-                     end);
+      ragged_product(Factors<bf16>{padded(x16, rows.scale.data), {w16.data, w16.stride, true}},
+                     rows, op, out, end);
     }
   }
   template <class B>
   void narrow_weights_product(const ExpertMemory<B>& memory, const Rows<B>& rows, const Rows<B>& dy,
                               MatrixView<T, Space> dw) {
-    const Operand<bf16> x16 = narrowed(rows, memory, 0);
-    const Operand<bf16> dy16 = narrowed(dy, memory, 1);
+    const Operand<bf16> x16 = narrowed(rows, rows.scale.data, memory, 0);
+    const Operand<bf16> dy16 = narrowed(dy, dy.scale.data, memory, 1);
     if (even(rows) && even(dy)) {
       const Index height = rows.x.cols;  // of an expert's matrix
       strided(Op::none, Op::transpose, dw.cols, height, rows.each, dy16, rows.each, x16, rows.each,
               T(1), dw, height, rows.experts());
     } else {
-      ragged_weights(padded(x16, rows), padded(dy16, dy), rows, dw);
+      ragged_weights(padded(x16, nullptr), padded(dy16, nullptr), rows, dw);
     }
   }
   /// The leaf's product of the transposes (see DeviceBackend); matrices lie so many rows apart.
@@ -228,9 +228,8 @@ class ProductTwins {
                                b.data, b.stride, rows_b * b.stride, beta, c.data, leading,
                                rows_c * leading, batch);
   }
-  template <class B>
-  static GatheredRows<bf16, T> padded(Operand<bf16> x16, const Rows<B>& rows) {
-    return {{x16.data, x16.stride, true}, nullptr, rows.scale.data};
+  static GatheredRows<bf16, T> padded(Operand<bf16> x16, const T* scale) {
+    return {{x16.data, x16.stride, true}, nullptr, scale};
   }
   /// The copy of w. A backward pass multiplies by what its forward pass did.
   template <class B>
@@ -243,26 +242,28 @@ class ProductTwins {
     const bool same_version = copy.made_of == p.version() + 1;
     const bool at_hand = op == Op::none ? memory.keep && !capturing && !copy.captured : true;
     if (!same_version || !at_hand) {
-      narrow(from, nullptr, {}, from.rows, to);
+      narrow(from, nullptr, nullptr, {}, from.rows, to);
       copy.made_of = p.version() + 1;
       copy.captured = capturing;
     }
     return {to, from.rows, from.cols, bf16_stride(from.cols)};
   }
-  /// Rows in the order of the experts, not scaled; `part`: of the scratch, 0 or 1.
+  /// Rows in the order of the experts, times `scale` if there is any. A sum over columns is scaled
+  /// at its end, in float; one over rows must have them scaled. `part`: of the scratch, 0 or 1.
   template <class B>
-  Operand<bf16> narrowed(const Rows<B>& rows, const ExpertMemory<B>& memory, Index part) {
+  Operand<bf16> narrowed(const Rows<B>& rows, const T* scale, const ExpertMemory<B>& memory,
+                         Index part) {
     std::byte* const working = memory.working.data + part * (memory.working.size / 2);
     bf16* const to = reinterpret_cast<bf16*>(working);
-    narrow(rows.x, rows.index.data, rows.offset, rows.rows, to);
+    narrow(rows.x, rows.index.data, scale, rows.offset, rows.rows, to);
     return {to, rows.rows, rows.x.cols, bf16_stride(rows.x.cols)};
   }
-  void narrow(Operand<T> from, const std::int32_t* index,
+  void narrow(Operand<T> from, const std::int32_t* index, const T* scale,
               VectorView<const std::int32_t, Space> offset, Index rows, bf16* to) {
     const Index stride = bf16_stride(from.cols);
     self().leaf().launch({.blocks = blocks_of(rows * stride / Chunk<bf16>::size, narrow_threads),
                           .threads = narrow_threads},
-                         narrow_rows<T>, Strided<const T>(from), index, offset.data,
+                         narrow_rows<T>, Strided<const T>(from), index, scale, offset.data,
                          offset.size - 1, rows, from.cols, to, stride);
   }
 

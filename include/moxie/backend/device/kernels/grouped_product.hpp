@@ -155,14 +155,17 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_proces
   }
 }
 
-/// Bytes of shared memory of `grouped_weights`: the buffers of both factors, and of the scales.
+/// Bytes of shared memory of `grouped_weights`: the buffers of both factors, and of the scales if
+/// there may be any.
 template <class Product>
 constexpr std::size_t grouped_weights_bytes() {
   using A = typename Product::template Across<Product::rows>;
   using B = typename Product::template Across<Product::cols>;
   return sizeof(typename Product::Element) *
              static_cast<std::size_t>(Product::stages * (A::size + B::size)) +
-         sizeof(typename Product::Sum) * static_cast<std::size_t>(Product::stages * Product::inner);
+         (Product::scales ? sizeof(typename Product::Sum) *
+                                static_cast<std::size_t>(Product::stages * Product::inner)
+                          : 0);
 }
 
 /// What lane l of each warp knows of row `first + l` of a step: read while the step before is
@@ -193,7 +196,7 @@ class RowsAhead {
 };
 
 /// dw_e += sum over the rows r of e of x(r, :)^T dy(r, :). x: `height` wide; dy: `cols` wide;
-/// dw: [E * height, cols]. A block for each tile of dw.
+/// dw: [E * height, cols]. A block for each tile of dw. Rows have no scale unless Product::scales.
 template <class Product>
 MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_processor)
     grouped_weights(GatheredRows<typename Product::Element, typename Product::Sum> x,
@@ -219,7 +222,7 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(Product::threads, Product::blocks_a_proces
   const std::int32_t first = offset[e];
   const std::int32_t last = offset[e + 1];
   if (first >= last) return;
-  const bool scaled = x.scale != nullptr || dy.scale != nullptr;
+  const bool scaled = Product::scales && (x.scale != nullptr || dy.scale != nullptr);
 
   RowsAhead<T, Sum> x_ahead(x, last);
   RowsAhead<T, Sum> dy_ahead(dy, last);

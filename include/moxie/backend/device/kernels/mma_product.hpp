@@ -30,6 +30,9 @@ class MmaProduct {
   static constexpr int threads = Rows / WarpRows * (Cols / WarpCols) * warp_size;
   static constexpr int stages = 4;
   static constexpr int blocks_a_processor = BlocksAProcessor;
+  /// Whether it takes factors of steps. Rows of bf16 are multiplied by theirs before they are
+  /// rounded: here each would be unpacked, and rounded twice.
+  static constexpr bool scales = std::is_same_v<T, float>;
 
   // Across, eight runs of bf16 are read 16 bytes each; of float, four runs of eight words.
   template <int Length>
@@ -37,8 +40,8 @@ class MmaProduct {
   template <int Length>
   using Across = Tile<T, inner, Length, 8>;
 
-  /// `factor`: if not null, [inner], by which the steps of `a` are multiplied; the products are
-  /// rounded to T.
+  /// `factor`: if not null, [inner], by which the steps of `a` are multiplied before they are
+  /// rounded; null unless `scales`.
   template <bool AAcross, bool BAcross>
   MOXIE_DEVICE void multiply(const T* a, const T* b, const float* factor) {
     const int first_row = warp() / (Cols / WarpCols) * WarpRows;
@@ -51,11 +54,11 @@ class MmaProduct {
       for (int i = 0; i < WarpRows / 16; ++i) read_a<AAcross>(a, first_row + 16 * i, k, x[i]);
       MOXIE_UNROLL
       for (int j = 0; j < WarpCols / 16; ++j) read_b<BAcross>(b, first_col + 16 * j, k, y[j]);
-      if (factor != nullptr) {
-        MOXIE_UNROLL
-        for (int i = 0; i < WarpRows / 16; ++i) scale(factor + k, x[i]);
-      }
       if constexpr (std::is_same_v<T, float>) {
+        if (factor != nullptr) {
+          MOXIE_UNROLL
+          for (int i = 0; i < WarpRows / 16; ++i) scale(factor + k, x[i]);
+        }
         MOXIE_UNROLL
         for (int i = 0; i < WarpRows / 16; ++i) round(x[i]);
         MOXIE_UNROLL
@@ -139,18 +142,12 @@ class MmaProduct {
     high_right = bits_of(at[4 * Stride + 8]);
   }
 
-  /// Words 0 and 1 of a fragment of `a` are of steps [lane % 4 * word, + word), 2 and 3 of those
-  /// half an instruction later.
+  /// Words 0 and 1 of a fragment of `a` are of step lane % 4, 2 and 3 of that half an instruction
+  /// later.
   MOXIE_DEVICE static void scale(const float* factor, std::uint32_t (&x)[4]) {
     MOXIE_UNROLL
-    for (int i = 0; i < 4; ++i) {
-      const float* const f = factor + i / 2 * (step / 2) + lane() % 4 * word;
-      if constexpr (word == 2) {
-        x[i] = pack(low_of(x[i]) * f[0], high_of(x[i]) * f[1]);
-      } else {
-        x[i] = bits_of(__builtin_bit_cast(float, x[i]) * f[0]);
-      }
-    }
+    for (int i = 0; i < 4; ++i)
+      x[i] = bits_of(__builtin_bit_cast(float, x[i]) * factor[i / 2 * (step / 2) + lane() % 4]);
   }
   MOXIE_DEVICE static void round(std::uint32_t (&x)[4]) {
     MOXIE_UNROLL
@@ -159,16 +156,6 @@ class MmaProduct {
 
   MOXIE_DEVICE static std::uint32_t bits_of(float v) {
     return __builtin_bit_cast(std::uint32_t, v);
-  }
-  MOXIE_DEVICE static float low_of(std::uint32_t pair) {
-    return __builtin_bit_cast(float, pair << 16U);
-  }
-  MOXIE_DEVICE static float high_of(std::uint32_t pair) {
-    return __builtin_bit_cast(float, pair & 0xffff0000U);
-  }
-  MOXIE_DEVICE static std::uint32_t pack(float low, float high) {
-    return static_cast<std::uint32_t>(bf16(low).bits) | static_cast<std::uint32_t>(bf16(high).bits)
-                                                            << 16U;
   }
 
   Array<Array<float[4], WarpCols / 8>, WarpRows / 16> sum_ = {};

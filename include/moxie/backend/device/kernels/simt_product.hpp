@@ -21,6 +21,7 @@ class SimtProduct {
   static constexpr int threads = Rows / PatchRows * (Cols / PatchCols);
   static constexpr int stages = 4;
   static constexpr int blocks_a_processor = threads < 256 ? 256 / threads : 1;
+  static constexpr bool scales = true;
 
   template <int Length>
   using Along = Tile<T, Length, Inner, Chunk<T>::size>;
