@@ -2,6 +2,7 @@
 #include "moxie/backend/cuda.hpp"
 #include "moxie/backend/device/kernels/assign_rows.hpp"
 #include "moxie/backend/device/kernels/attention.hpp"
+#include "moxie/backend/device/kernels/column_sums.hpp"
 #include "moxie/backend/device/kernels/combine_rows.hpp"
 #include "moxie/backend/device/kernels/flat_pass.hpp"
 #include "moxie/backend/device/kernels/largest_tokens.hpp"
@@ -10,6 +11,7 @@
 #include "moxie/backend/device/kernels/sinkhorn.hpp"
 #include "moxie/backend/device/kernels/sinkhorn_backward.hpp"
 #include "moxie/backend/device/kernels/softmax_top_k.hpp"
+#include "moxie/regularizer/importance.hpp"
 
 namespace moxie::detail::device {
 
@@ -50,6 +52,8 @@ void keep_of() {
   keep(gather_expert_rows<B, pack_width<T>>);
   keep(copy_padded_expert_rows<B, pack_width<T>>);
   keep(flat_pass<T, AdamWPass<T>>);
+  keep(sum_rows<T, DenseTerm<T>>);
+  keep(sum_made_rows<T, ProbabilityTerm<B>>);
 }
 void keep_all() {
   keep_of<float>();
