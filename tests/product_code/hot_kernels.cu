@@ -12,6 +12,7 @@
 #include "moxie/backend/device/kernels/sinkhorn_backward.hpp"
 #include "moxie/backend/device/kernels/softmax_top_k.hpp"
 #include "moxie/regularizer/importance.hpp"
+#include "moxie/regularizer/noisy_load.hpp"
 
 namespace moxie::detail::device {
 
@@ -54,6 +55,7 @@ void keep_of() {
   keep(flat_pass<T, AdamWPass<T>>);
   keep(sum_rows<T, DenseTerm<T>>);
   keep(sum_made_rows<T, ProbabilityTerm<B>>);
+  keep(sum_made_rows<T, LoadTerm<B, LoadProbability<B>>>);
 }
 void keep_all() {
   keep_of<float>();
