@@ -27,7 +27,8 @@ KERNELS_OF_EACH = {"MmaProductINS_4bf16E": 10, "MmaProductIf": 10, "SimtProductI
 HOT = {"attention_forward": 4, "attention_backward_queries": 4, "attention_backward_keys": 4, "layer_norm_forward": 5,
        "layer_norm_backward": 5, "softmax_top_k": 6, "rank_assignments": 2, "assign_rows_alone": 2, "count_taken": 2,
        "take_largest": 2, "sinkhorn_groups": 2, "sinkhorn_solve": 2, "combine_token_rows": 2, "combine_token_weights": 2,
-       "gather_expert_rows": 2, "copy_padded_expert_rows": 2, "sum_expert_rows": 4, "AdamWPass": 2, "narrow_rows": 1}
+       "gather_expert_rows": 2, "copy_padded_expert_rows": 2, "sum_expert_rows": 4, "AdamWPass": 2, "sum_rows": 2,
+       "sum_made_rows": 4, "narrow_rows": 1}
 
 
 def compile_for(nvcc, source, include, architecture, output):

@@ -2,6 +2,7 @@
 #include "moxie/backend/cuda.hpp"
 #include "moxie/backend/device/kernels/assign_rows.hpp"
 #include "moxie/backend/device/kernels/attention.hpp"
+#include "moxie/backend/device/kernels/column_sums.hpp"
 #include "moxie/backend/device/kernels/combine_rows.hpp"
 #include "moxie/backend/device/kernels/expert_bias.hpp"
 #include "moxie/backend/device/kernels/flat_pass.hpp"
@@ -11,6 +12,8 @@
 #include "moxie/backend/device/kernels/sinkhorn.hpp"
 #include "moxie/backend/device/kernels/sinkhorn_backward.hpp"
 #include "moxie/backend/device/kernels/softmax_top_k.hpp"
+#include "moxie/regularizer/importance.hpp"
+#include "moxie/regularizer/noisy_load.hpp"
 
 namespace moxie::detail::device {
 
@@ -53,6 +56,9 @@ void keep_of() {
   keep(sum_expert_rows<B, 1>);
   keep(sum_expert_rows<B, pack_width<T>>);
   keep(flat_pass<T, AdamWPass<T>>);
+  keep(sum_rows<T, DenseTerm<T>>);
+  keep(sum_made_rows<T, ProbabilityTerm<B>>);
+  keep(sum_made_rows<T, LoadTerm<B, LoadProbability<B>>>);
 }
 void keep_all() {
   keep_of<float>();

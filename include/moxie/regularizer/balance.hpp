@@ -9,30 +9,31 @@ namespace moxie::detail {
 /// What SwitchBalance and TopKBalance share: E / (S K) * sum of n_e m_e, where n_e counts the
 /// tokens that have expert e among their K largest gates, and m_e is the mean of its gates; S
 /// tokens count. Sums of a group: n [E], S m [E].
+inline GroupShape balance_sums(const RoutingShape& s) noexcept {
+  return token_sums(s, 2 * s.experts);
+}
+
 template <Backend B>
-struct BalanceSum {
+struct BalanceTerm {
   static constexpr bool one_level = true;
   ConstMatrix<B> logits, probs;
   ConstIntVector<B> mask;
-  Index group, choices;
-  Vector<B> sums;
+  Index choices;
 
-  MOXIE_HD void operator()(Index i) const {
-    using T = typename B::Scalar;
-    const Index experts = probs.cols;
-    const Index first = i / (2 * experts) * group;
-    const bool counts = i % (2 * experts) < experts;
-    const Index e = i % experts;
-    T sum = 0;
-    for (Index t = first; t < first + group; ++t) {
-      if (mask && mask[t] == 0) continue;
-      if (counts) {
-        sum += in_top(logits.row(t), experts, e, choices) ? T(1) : T(0);
-      } else {
-        sum += probs(t, e);
-      }
+  struct Row {
+    const typename B::Scalar *logits, *probs;
+    Index experts, choices;
+
+    MOXIE_HD explicit operator bool() const { return probs != nullptr; }
+    MOXIE_HD typename B::Scalar operator()(Index c) const {
+      using T = typename B::Scalar;
+      if (c >= experts) return probs[c - experts];
+      return in_top(logits, experts, c, choices) ? T(1) : T(0);
     }
-    sums[i] = sum;
+  };
+  MOXIE_HD Row of(Index t) const {
+    if (mask && mask[t] == 0) return {};
+    return {logits.row(t), probs.row(t), probs.cols, choices};
   }
 };
 
@@ -82,21 +83,25 @@ struct Balance {
   double weight;
 
   void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
-    b.for_each(sums.size,
-               BalanceSum<B>{r.noisy_logits, r.noisy_probs, ctx.mask, r.shape.group, choices, sums},
-               1);
+    group_sums(b, balance_sums(r.shape),
+               BalanceTerm<B>{r.noisy_logits, r.noisy_probs, ctx.mask, choices}, sums);
   }
   void loss(B& b, const SparseRouting<B>& r, ConstVector<B> sums, Vector<B> out) const {
     using Loss = BalanceLoss<typename B::Scalar>;
-    b.for_each(
-        1, MeanOfGroups<B, Loss>{sums, r.shape.groups(), {r.shape.experts, choices}, weight, out});
+    b.for_each(1, MeanOfGroups<B, Loss>{group_totals(sums, balance_sums(r.shape)),
+                                        r.shape.groups(),
+                                        {r.shape.experts, choices},
+                                        weight,
+                                        out});
   }
   void loss_backward(B& b, const Context<B>& ctx, const SparseRouting<B>& r, ConstVector<B> sums,
                      RoutingGradients<SparseRouting<B>>& g) const {
-    b.for_each(
-        r.shape.tokens,
-        BalanceBackward<B>{
-            sums, ctx.mask, r.shape.group, {r.shape.experts, choices}, weight, g.noisy_probs});
+    b.for_each(r.shape.tokens, BalanceBackward<B>{group_totals(sums, balance_sums(r.shape)),
+                                                  ctx.mask,
+                                                  r.shape.group,
+                                                  {r.shape.experts, choices},
+                                                  weight,
+                                                  g.noisy_probs});
   }
 };
 

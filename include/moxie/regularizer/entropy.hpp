@@ -27,29 +27,24 @@ MOXIE_HD constexpr Index entropy_width(Index experts) {
 }
 
 template <Backend B, class Form>
-struct EntropySum {
+struct EntropyTerm {
   static constexpr bool one_level = true;
   ConstMatrix<B> probs;
   ConstIntVector<B> mask;
-  Index group;
-  Vector<B> sums;
 
-  MOXIE_HD void operator()(Index i) const {
-    using T = typename B::Scalar;
-    const Index experts = probs.cols;
-    const Index width = entropy_width<Form>(experts);
-    const Index g = i / width;
-    const Index at = i % width;
-    if (at == width - 1) {
-      sums[i] = count_tokens<T>(mask, group, g);
-      return;
+  struct Row {
+    const typename B::Scalar* probs;
+    Index locals, last;  // the first column of -p log p, and that of the count
+
+    MOXIE_HD MOXIE_INLINE explicit operator bool() const { return probs != nullptr; }
+    MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index c) const {
+      if (c < locals) return probs[c];
+      return c < last ? entropy_term(probs[c - locals]) : 1;
     }
-    const bool plain = Form::reads_global && at < experts;
-    const Index e = at % experts;
-    T sum = 0;
-    for (Index t = g * group; t < (g + 1) * group; ++t)
-      if (!(mask && mask[t] == 0)) sum += plain ? probs(t, e) : entropy_term(probs(t, e));
-    sums[i] = sum;
+  };
+  MOXIE_HD MOXIE_INLINE Row of(Index t) const {
+    return {mask && mask[t] == 0 ? nullptr : probs.row(t), Form::reads_global ? probs.cols : 0,
+            entropy_width<Form>(probs.cols) - 1};
   }
 };
 
@@ -112,26 +107,35 @@ struct Entropy {
   Form form{};
   double weight = 0;
 
-  Index sums(const RoutingShape& s) const noexcept {
-    return s.groups() * entropy_width<Form>(s.experts);
-  }
+  Index sums(const RoutingShape& s) const noexcept { return group_sums_size(shape(s)); }
   template <Backend B, class Routing>
   void accumulate(B& b, const Context<B>& ctx, const Routing& r, Vector<B> sums) const {
-    b.for_each(sums.size, EntropySum<B, Form>{r.probs, ctx.mask, r.shape.group, sums}, 1);
+    group_sums(b, shape(r.shape), EntropyTerm<B, Form>{r.probs, ctx.mask}, sums);
   }
   template <Backend B, class Routing>
   void loss(B& b, const Routing& r, ConstVector<B> sums, Vector<B> out) const {
     using Loss = EntropyLoss<typename B::Scalar, Form>;
-    b.for_each(1,
-               MeanOfGroups<B, Loss>{sums, r.shape.groups(), {r.shape.experts, form}, weight, out});
+    b.for_each(1, MeanOfGroups<B, Loss>{group_totals(sums, shape(r.shape)),
+                                        r.shape.groups(),
+                                        {r.shape.experts, form},
+                                        weight,
+                                        out});
   }
   template <Backend B, class Routing>
   void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
                      RoutingGradients<Routing>& g) const {
-    b.for_each(
-        r.shape.tokens,
-        EntropyBackward<B, Form>{
-            r.probs, sums, ctx.mask, r.shape.group, {r.shape.experts, form}, weight, g.probs});
+    b.for_each(r.shape.tokens, EntropyBackward<B, Form>{r.probs,
+                                                        group_totals(sums, shape(r.shape)),
+                                                        ctx.mask,
+                                                        r.shape.group,
+                                                        {r.shape.experts, form},
+                                                        weight,
+                                                        g.probs});
+  }
+
+ private:
+  static GroupShape shape(const RoutingShape& s) noexcept {
+    return token_sums(s, entropy_width<Form>(s.experts));
   }
 };
 

@@ -23,22 +23,30 @@ template <class T>
 MOXIE_HD Index kth_best(const T* logits, Index experts, Index k) {
   return column_of_rank(experts, k - 1, [=](Index e) { return logits[e]; });
 }
-/// How many experts rank above expert e.
-template <class T>
+/// How many experts rank above expert e. By strips where a vector counts them; a thread of a device would keep a strip in
+/// memory.
+template <bool Strips, class T>
 MOXIE_HD MOXIE_INLINE Index ranked_above(const T* logits, Index experts, Index e) {
   const T own = logits[e];
   const auto at = static_cast<std::int32_t>(e);
-  return strip_sum<std::int32_t, half_strip>(experts, [=](Index j) {
+  const auto above = [=](Index j) {
     const T other = logits[j];
     return static_cast<std::int32_t>(other > own) |
            (static_cast<std::int32_t>(other == own) &
             static_cast<std::int32_t>(static_cast<std::int32_t>(j) < at));
-  });
+  };
+  if constexpr (Strips) {
+    return strip_sum<std::int32_t, half_strip>(experts, above);
+  } else {
+    std::int32_t count = 0;
+    for (Index j = 0; j < experts; ++j) count += above(j);
+    return count;
+  }
 }
 /// The k-th best expert; `guess` is taken where it is right, which one look at each expert tells.
-template <class T>
+template <bool Strips, class T>
 MOXIE_HD MOXIE_INLINE Index kth_best(const T* logits, Index experts, Index k, Index guess) {
-  if (guess >= 0 && ranked_above(logits, experts, guess) == k - 1) return guess;
+  if (guess >= 0 && ranked_above<Strips>(logits, experts, guess) == k - 1) return guess;
   return kth_best(logits, experts, k);
 }
 

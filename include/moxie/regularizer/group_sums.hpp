@@ -1,46 +1,32 @@
 #pragma once
 
-#include <cstddef>
 #include <type_traits>
 
+#include "moxie/ops/group_sums.hpp"
 #include "moxie/ops/row_map.hpp"
 #include "moxie/routing/tensors.hpp"
 
 namespace moxie::detail {
 
-/// Experts whose sums over tokens are taken side by side: on a host a strip of them, so that rows are read as they lie.
-template <class B>
-inline constexpr Index sum_experts = std::is_same_v<typename B::Space, HostSpace> ? strip : 1;
-template <class B>
-MOXIE_HD constexpr Index sum_strips(Index experts) {
-  return (experts + sum_experts<B> - 1) / sum_experts<B>;
+/// Sums over the tokens of each group, so many of them.
+inline GroupShape token_sums(const RoutingShape& s, Index sums) noexcept {
+  return {s.groups(), s.group, sums};
 }
 
-/// sums[g, e] = sum of the probabilities of expert e over the tokens of group g that count; an index is a group and a strip.
+/// The probabilities of a token that counts.
 template <Backend B>
-struct GroupProbabilitySum {
+struct ProbabilityTerm {
   ConstMatrix<B> probs;
   ConstIntVector<B> mask;
-  Index group;
-  Vector<B> sums;
 
-  MOXIE_HD MOXIE_INLINE void operator()(Index i) const {
-    constexpr Index width = sum_experts<B>;
-    const Index strips = sum_strips<B>(probs.cols);
-    const Index g = i / strips;
-    const Index first = i % strips * width;
-    const Index n = probs.cols - first;
-    typename B::Scalar sum[static_cast<std::size_t>(width)] = {};
-    for (Index t = g * group; t < (g + 1) * group; ++t) {
-      if (mask && mask[t] == 0) continue;
-      const auto* row = probs.row(t) + first;
-      if (n >= width) {
-        for (Index s = 0; s < width; ++s) sum[s] += row[s];
-      } else {
-        for (Index s = 0; s < n; ++s) sum[s] += row[s];
-      }
-    }
-    for (Index s = 0; s < width && s < n; ++s) sums[g * probs.cols + first + s] = sum[s];
+  struct Row {
+    const typename B::Scalar* probs;
+
+    MOXIE_HD MOXIE_INLINE explicit operator bool() const { return probs != nullptr; }
+    MOXIE_HD MOXIE_INLINE typename B::Scalar operator()(Index e) const { return probs[e]; }
+  };
+  MOXIE_HD MOXIE_INLINE Row of(Index t) const {
+    return {mask && mask[t] == 0 ? nullptr : probs.row(t)};
   }
 };
 
@@ -71,15 +57,6 @@ struct TokenRun {
     if (last > end) last = end;
   }
 };
-
-/// Tokens of group g that count.
-template <class T, class Mask>
-MOXIE_HD T count_tokens(const Mask& mask, Index group, Index g) {
-  if (!mask) return static_cast<T>(group);
-  Index n = 0;
-  for (Index t = g * group; t < (g + 1) * group; ++t) n += mask[t] != 0 ? 1 : 0;
-  return static_cast<T>(n);
-}
 
 /// out[0] = weight * mean over groups of loss(sums of the group).
 template <Backend B, class Loss>

@@ -15,26 +15,34 @@ struct Importance {
   static constexpr std::string_view name = "importance";
   static constexpr bool per_group = true;
 
-  Index sums(const RoutingShape& s) const noexcept { return s.groups() * s.experts; }
+  Index sums(const RoutingShape& s) const noexcept { return group_sums_size(shape(s)); }
   template <Backend B, HasProbabilities<B> Routing>
   void accumulate(B& b, const Context<B>& ctx, const Routing& r, Vector<B> sums) const {
-    b.for_each(r.shape.groups() * detail::sum_strips<B>(r.shape.experts),
-               detail::GroupProbabilitySum<B>{r.probs, ctx.mask, r.shape.group, sums}, 1);
+    group_sums(b, shape(r.shape), detail::ProbabilityTerm<B>{r.probs, ctx.mask}, sums);
   }
   template <Backend B, HasProbabilities<B> Routing>
   void loss(B& b, const Context<B>&, const Routing& r, ConstVector<B> sums, Vector<B> out) const {
     using Loss = detail::VariationLoss<typename B::Scalar>;
-    b.for_each(1, detail::MeanOfGroups<B, Loss>{
-                      sums, r.shape.groups(), {r.shape.experts, variation}, weight, out});
+    b.for_each(1, detail::MeanOfGroups<B, Loss>{group_totals(sums, shape(r.shape)),
+                                                r.shape.groups(),
+                                                {r.shape.experts, variation},
+                                                weight,
+                                                out});
   }
   template <Backend B, HasProbabilities<B> Routing>
   void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
                      RoutingGradients<Routing>& g) const {
-    b.for_each(
-        detail::token_blocks<B>(r.shape.tokens),
-        detail::VariationBackward<B>{sums, ctx.mask, r.shape.group, weight, variation, g.probs}, 1);
+    b.for_each(detail::token_blocks<B>(r.shape.tokens),
+               detail::VariationBackward<B>{group_totals(sums, shape(r.shape)), ctx.mask,
+                                            r.shape.group, weight, variation, g.probs},
+               1);
   }
   friend constexpr bool operator==(const Importance&, const Importance&) = default;
+
+ private:
+  static GroupShape shape(const RoutingShape& s) noexcept {
+    return detail::token_sums(s, s.experts);
+  }
 };
 
 }  // namespace moxie

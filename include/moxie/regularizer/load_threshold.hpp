@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "moxie/regularizer/gate_rank.hpp"
 
 namespace moxie::detail {
@@ -17,7 +19,8 @@ struct LoadThreshold {
   MOXIE_HD Index operator()(Index t) const {
     if (mask && mask[t] == 0) return -1;
     const Index guess = choice ? choice(t, choice.cols - 1) : Index(-1);
-    return kth_best(noisy_logits.row(t), noisy_logits.cols, choices, guess);
+    return kth_best<std::is_same_v<typename B::Space, HostSpace>>(
+        noisy_logits.row(t), noisy_logits.cols, choices, guess);
   }
 };
 

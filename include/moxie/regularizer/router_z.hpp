@@ -7,9 +7,6 @@
 namespace moxie {
 
 namespace detail {
-/// A group's squares are summed in so many parts, since a logarithm cannot be shared by experts.
-inline constexpr Index z_parts = 16;
-
 /// log(sum of exp(v)), the maximum subtracted first.
 template <class T>
 MOXIE_HD T log_sum_exp(const T* v, Index n) {
@@ -20,40 +17,32 @@ MOXIE_HD T log_sum_exp(const T* v, Index n) {
   return peak + math::log(sum);
 }
 
-/// Sums of a group: squares of the tokens t with t % z_parts = 0, 1, ... in the group, then the
-/// number of tokens.
+/// Sums of a group: squares, number of tokens.
+inline GroupShape z_sums(const RoutingShape& s) noexcept { return token_sums(s, 2); }
+
 template <Backend B>
-struct RouterZSum {
+struct RouterZTerm {
   static constexpr bool one_level = true;
+  static constexpr bool whole_rows = true;  // experts cannot share a logarithm
   ConstMatrix<B> logits;
   ConstIntVector<B> mask;
-  Index group;
-  Vector<B> sums;
 
-  MOXIE_HD void operator()(Index i) const {
-    using T = typename B::Scalar;
-    const Index g = i / (z_parts + 1);
-    const Index part = i % (z_parts + 1);
-    if (part == z_parts) {
-      sums[i] = count_tokens<T>(mask, group, g);
-      return;
-    }
-    T sum = 0;
-    for (Index t = g * group + part; t < (g + 1) * group; t += z_parts) {
-      if (mask && mask[t] == 0) continue;
-      const T z = log_sum_exp(logits.row(t), logits.cols);
-      sum += z * z;
-    }
-    sums[i] = sum;
+  struct Row {
+    typename B::Scalar square;
+    bool counts;
+
+    MOXIE_HD explicit operator bool() const { return counts; }
+    MOXIE_HD typename B::Scalar operator()(Index c) const { return c == 0 ? square : 1; }
+  };
+  MOXIE_HD Row of(Index t) const {
+    if (mask && mask[t] == 0) return {};
+    const auto z = log_sum_exp(logits.row(t), logits.cols);
+    return {z * z, true};
   }
 };
 template <class T>
 struct RouterZLoss {
-  MOXIE_HD T operator()(const T* sums) const {
-    T total = 0;
-    for (Index i = 0; i < z_parts; ++i) total += sums[i];
-    return sums[z_parts] > 0 ? total / sums[z_parts] : T(0);
-  }
+  MOXIE_HD T operator()(const T* sums) const { return sums[1] > 0 ? sums[0] / sums[1] : T(0); }
 };
 template <Backend B>
 struct RouterZBackward {
@@ -68,8 +57,8 @@ struct RouterZBackward {
   MOXIE_HD void operator()(Index t) const {
     using T = typename B::Scalar;
     if (mask && mask[t] == 0) return;
-    const Index groups = sums.size / (z_parts + 1);
-    const T tokens = sums[t / group * (z_parts + 1) + z_parts];
+    const Index groups = sums.size / 2;
+    const T tokens = sums[t / group * 2 + 1];
     const T* own = logits.row(t);
     const T z = log_sum_exp(own, logits.cols);
     const T scale = 2 * static_cast<T>(weight) * z / (tokens * static_cast<T>(groups));
@@ -87,21 +76,26 @@ struct RouterZ {
   static constexpr std::string_view name = "router_z";
   static constexpr bool per_group = true;
 
-  Index sums(const RoutingShape& s) const noexcept { return s.groups() * (detail::z_parts + 1); }
+  Index sums(const RoutingShape& s) const noexcept {
+    return group_sums_size(detail::z_sums(s), true);
+  }
   template <Backend B, HasLogits<B> Routing>
   void accumulate(B& b, const Context<B>& ctx, const Routing& r, Vector<B> sums) const {
-    b.for_each(sums.size, detail::RouterZSum<B>{r.logits, ctx.mask, r.shape.group, sums}, 1);
+    group_sums(b, detail::z_sums(r.shape), detail::RouterZTerm<B>{r.logits, ctx.mask}, sums);
   }
   template <Backend B, HasLogits<B> Routing>
   void loss(B& b, const Context<B>&, const Routing& r, ConstVector<B> sums, Vector<B> out) const {
     using Loss = detail::RouterZLoss<typename B::Scalar>;
-    b.for_each(1, detail::MeanOfGroups<B, Loss>{sums, r.shape.groups(), {}, weight, out});
+    b.for_each(1,
+               detail::MeanOfGroups<B, Loss>{
+                   group_totals(sums, detail::z_sums(r.shape)), r.shape.groups(), {}, weight, out});
   }
   template <Backend B, HasLogits<B> Routing>
   void loss_backward(B& b, const Context<B>& ctx, const Routing& r, ConstVector<B> sums,
                      RoutingGradients<Routing>& g) const {
-    b.for_each(r.shape.tokens, detail::RouterZBackward<B>{r.logits, sums, ctx.mask, r.shape.group,
-                                                          weight, g.logits});
+    b.for_each(r.shape.tokens,
+               detail::RouterZBackward<B>{r.logits, group_totals(sums, detail::z_sums(r.shape)),
+                                          ctx.mask, r.shape.group, weight, g.logits});
   }
   friend constexpr bool operator==(const RouterZ&, const RouterZ&) = default;
 };

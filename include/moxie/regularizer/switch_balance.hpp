@@ -18,7 +18,9 @@ struct SwitchBalance {
   static constexpr std::string_view name = "switch_balance";
   static constexpr bool per_group = true;
 
-  Index sums(const RoutingShape& s) const noexcept { return 2 * s.groups() * s.experts; }
+  Index sums(const RoutingShape& s) const noexcept {
+    return group_sums_size(detail::balance_sums(s));
+  }
   template <Backend B>
   void accumulate(B& b, const Context<B>& ctx, const SparseRouting<B>& r, Vector<B> sums) const {
     form(r).accumulate(b, ctx, r, sums);

@@ -25,6 +25,7 @@
 #include "moxie/ops/expert_bias.hpp"
 #include "moxie/ops/fill_rows.hpp"
 #include "moxie/ops/gated_activation.hpp"
+#include "moxie/ops/group_sums.hpp"
 #include "moxie/ops/kl_divergence.hpp"
 #include "moxie/ops/layer_norm.hpp"
 #include "moxie/ops/mean_tokens.hpp"
@@ -237,14 +238,36 @@ class NnTwins {
     launch_rows(1, sum_chunks<Identity, double>, sums, left, Index{1}, out.data, accumulate);
   }
 
+  /// A group of more rows than a chunk has a block for each chunk, then one for the chunks' sums: by default a group is
+  /// the whole batch.
+  template <class F>
+  void run(const GroupSums&, const GroupShape& s, const F& f, Vector sums) {
+    const Vector totals = group_totals(sums, s);
+    const Index chunks = s.chunks();
+    Index used = totals.size;
+    if (chunks > 1) {
+      const Vector parts = sums.middle(used, used * chunks);
+      launch_sums(s.groups, {s.group, sum_chunk, chunks}, s.cols, sum_made_rows<T, F>, f,
+                  parts.data);
+      launch_sums(s.groups, {chunks, chunks, 1}, s.cols, sum_rows<T, DenseTerm<T>>,
+                  DenseTerm<T>{parts.data, s.cols}, totals.data, false);
+      used += parts.size;
+    } else {
+      launch_sums(s.groups, {s.group, s.group, 1}, s.cols, sum_made_rows<T, F>, f, totals.data);
+    }
+    if (used < sums.size) self().fill(sums.middle(used, sums.size - used), T(0));
+  }
+
  protected:
   /// DeviceBackend::column_sums; `sums`: [ceil(rows / sum_chunk), cols].
   template <class F>
   void run_column_sums(Index rows, Index cols, const F& f, T* sums, T* out) {
+    if (rows == 0) return;
     const Index chunks = blocks_of(rows, sum_chunk);
-    if (chunks == 1) return launch_column_sums(rows, cols, rows, f, out, true);
-    launch_column_sums(rows, cols, sum_chunk, f, sums, false);
-    launch_column_sums(chunks, cols, chunks, DenseTerm<T>{sums, cols}, out, true);
+    if (chunks == 1) return launch_sums(1, {rows, rows, 1}, cols, sum_rows<T, F>, f, out, true);
+    launch_sums(1, {rows, sum_chunk, chunks}, cols, sum_rows<T, F>, f, sums, false);
+    launch_sums(1, {chunks, chunks, 1}, cols, sum_rows<T, DenseTerm<T>>, DenseTerm<T>{sums, cols},
+                out, true);
   }
 
  private:
@@ -307,15 +330,16 @@ class NnTwins {
         {.blocks = size > 0 ? (all < most ? all : most) : 0, .threads = flat_threads},
         flat_pass<T, Pass>, pass, size, packed);
   }
-  template <class F>
-  void launch_column_sums(Index rows, Index cols, Index chunk, const F& f, T* out,
-                          bool accumulate) {
+  /// A block for each chunk and each tile of columns.
+  template <class F, class... P>
+  void launch_sums(Index groups, const RowChunks& rows, Index cols,
+                   void (*kernel)(F, RowChunks, Index, Index, int, T*, P...),
+                   const std::type_identity_t<F>& f, T* out, std::type_identity_t<P>... rest) {
     int log_width = 0;
     while ((1 << log_width) < column_sum_width && (Index{1} << log_width) < cols) ++log_width;
     const Index tiles = blocks_of(cols, Index{1} << log_width);
-    const Index groups = rows > 0 ? blocks_of(rows, chunk) : 0;
-    self().leaf().launch({.blocks = groups * tiles, .threads = column_sum_threads}, sum_rows<T, F>,
-                         f, rows, cols, chunk, tiles, log_width, out, accumulate);
+    self().leaf().launch({.blocks = groups * rows.chunks * tiles, .threads = column_sum_threads},
+                         kernel, f, rows, cols, tiles, log_width, out, rest...);
   }
 };
 

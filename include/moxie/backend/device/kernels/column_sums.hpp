@@ -12,32 +12,51 @@ inline constexpr int column_sum_threads = 256;
 inline constexpr int column_sum_terms = 4096;  // that lie in shared memory at a time
 inline constexpr int column_sum_width = 32;    // columns of a block, at most
 
-/// out[i, c] = the sum of f(r, c) over the `chunk` rows from i * chunk on, or += with `accumulate`;
-/// out [ceil(rows / chunk), cols]. Block i * tiles + t has chunk i and the t-th 2^log_width columns.
-template <class T, class F>
-MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(column_sum_threads)
-    sum_rows(F f, Index rows, Index cols, Index chunk, Index tiles, int log_width, T* out,
-             bool accumulate) {
+/// Rows in groups of `group`, each cut into `chunks` of `chunk` rows: chunk i lies in group i / chunks.
+struct RowChunks {
+  Index group, chunk, chunks;
+
+  MOXIE_HD Index first(Index i) const { return i / chunks * group + i % chunks * chunk; }
+  MOXIE_HD Index last(Index i) const {
+    const Index left = group - i % chunks * chunk;
+    return first(i) + (left < chunk ? left : chunk);
+  }
+};
+
+/// The columns of a block of sums: block i * tiles + t has chunk i and the t-th 2^log_width columns.
+struct SumTile {
+  Index chunk, column;
+  int log_width, columns;  // 2^log_width, and how many of them there are
+
+  MOXIE_HD SumTile(Index block, Index tiles, Index cols, int log_columns)
+      : chunk(block / tiles), column((block % tiles) << log_columns), log_width(log_columns) {
+    const int width = 1 << log_width;
+    columns = cols - column < width ? static_cast<int>(cols - column) : width;
+  }
+};
+
+/// The sum of the thread's column of the tile over rows [first, last), `stage` of them at a time: `begin(r, count)`
+/// before the count rows from r on, then `term(r, i, c)` of row r + i and column c of the tile.
+template <class T, class Begin, class Term>
+MOXIE_DEVICE T sum_stages(const SumTile& tile, Index first, Index last, int stage,
+                          const Begin& begin, const Term& term) {
   MOXIE_SHARED(T[column_sum_terms], terms);
   constexpr int batch = 4;  // terms a thread fetches before it stores the first
-  const Index group = Index{blockIdx.x} / tiles;
-  const Index column = (Index{blockIdx.x} % tiles) << log_width;
-  const int width = 1 << log_width;
-  const int columns = cols - column < width ? static_cast<int>(cols - column) : width;
-  const int stage = column_sum_terms >> log_width;
+  const int log_width = tile.log_width;
+  const int columns = tile.columns;
   const int thread = static_cast<int>(threadIdx.x);
-  const Index last = rows - group * chunk < chunk ? rows : (group + 1) * chunk;
   T sum = 0;
-  for (Index first = group * chunk; first < last; first += stage) {
+  for (; first < last; first += stage) {
     const int count = last - first < stage ? static_cast<int>(last - first) : stage;
     const int end = count << log_width;
+    begin(first, count);
     for (int from = thread; from < end; from += batch * column_sum_threads) {
       T fetched[static_cast<std::size_t>(batch)];
       MOXIE_UNROLL
       for (int i = 0; i < batch; ++i) {
         const int at = from + i * column_sum_threads;
-        const int c = at & (width - 1);
-        fetched[i] = at < end && c < columns ? f(first + (at >> log_width), column + c) : T(0);
+        const int c = at & ((1 << log_width) - 1);
+        fetched[i] = at < end && c < columns ? term(first, at >> log_width, c) : T(0);
       }
       MOXIE_UNROLL
       for (int i = 0; i < batch; ++i) {
@@ -50,10 +69,47 @@ MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(column_sum_threads)
       for (int r = 0; r < count; ++r) sum += terms[(r << log_width) + thread];
     __syncthreads();
   }
-  if (thread < columns) {
-    T& to = out[group * cols + column + thread];
+  return sum;
+}
+
+/// out[i, c] = the sum of f(r, c) over the rows of chunk i, or += with `accumulate`; out [chunks of all groups, cols].
+template <class T, class F>
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(column_sum_threads)
+    sum_rows(F f, RowChunks rows, Index cols, Index tiles, int log_width, T* out, bool accumulate) {
+  const SumTile tile(Index{blockIdx.x}, tiles, cols, log_width);
+  const T sum = sum_stages<T>(
+      tile, rows.first(tile.chunk), rows.last(tile.chunk), column_sum_terms >> log_width,
+      [](Index, int) {}, [&](Index r, int i, int c) { return f(r + i, tile.column + c); });
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < tile.columns) {
+    T& to = out[tile.chunk * cols + tile.column + thread];
     to = accumulate ? to + sum : sum;
   }
+}
+
+/// Blocks of sum_made_rows on a multiprocessor, at most. Left to itself, nvcc spills registers of a dear term to fit in more.
+template <class T>
+inline constexpr int made_row_blocks = sizeof(T) == sizeof(float) ? 4 : 2;
+
+/// sum_rows of f.of(r)(c), 0 for a row that does not count. A thread makes a row, all threads of the block its terms.
+template <class T, class F>
+MOXIE_KERNEL void MOXIE_LAUNCH_BOUNDS(column_sum_threads, made_row_blocks<T>)
+    sum_made_rows(F f, RowChunks rows, Index cols, Index tiles, int log_width, T* out) {
+  using Row = decltype(f.of(Index{}));
+  static_assert(sizeof(Row) <= 64, "rows and terms must fit into 48 KiB");
+  MOXIE_SHARED(Row[column_sum_threads], made);
+  const SumTile tile(Index{blockIdx.x}, tiles, cols, log_width);
+  const int most = column_sum_terms >> log_width;
+  const int thread = static_cast<int>(threadIdx.x);
+  const T sum = sum_stages<T>(
+      tile, rows.first(tile.chunk), rows.last(tile.chunk),
+      most < column_sum_threads ? most : column_sum_threads,
+      [&](Index r, int count) {
+        if (thread < count) made[thread] = f.of(r + thread);
+        __syncthreads();
+      },
+      [&](Index, int i, int c) { return made[i] ? made[i](tile.column + c) : T(0); });
+  if (thread < tile.columns) out[tile.chunk * cols + tile.column + thread] = sum;
 }
 
 /// A matrix without gaps as terms.
