@@ -21,7 +21,7 @@
 #include "moxie/testing/law_report.hpp"
 #include "moxie/testing/pass_through.hpp"
 
-namespace moxie::test {
+namespace moxie::test::rounding_test {
 namespace {
 
 using B = Tf32Backend;
@@ -128,4 +128,4 @@ TEST_CASE("A Linear is rounded forward and backward") {
 }
 
 }  // namespace
-}  // namespace moxie::test
+}  // namespace moxie::test::rounding_test
