@@ -54,6 +54,17 @@ moxie::Linear<B> router_of(B& backend, const L& layer) {
   return moxie::test::linear_model(backend, width, kernel, {0, 0, 0});
 }
 
+/// An attack of two steps, which is enough where it is not its strength that is looked at.
+Pgd two_steps() { return {.threat = {.eps = 0.04}, .steps = 2}; }
+
+/// Images whose classes are what `layer` says of them.
+template <class B, class L>
+AttackData<B> labelled_images(B& backend, const L& layer) {
+  AttackData<B> data(backend, images, width);
+  data.label_by(backend, layer);
+  return data;
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("frozen routes stay those of the clean images, in any batch", B,
@@ -173,9 +184,8 @@ TEST_CASE("labels that are no classes and images outside the box are refused by 
   B backend;
   const auto layer = image_mixture(backend, moxie::Dropless{});
   const auto router = router_of(backend, layer);
-  const Pgd pgd{.threat = {.eps = 0.04}, .steps = 2};
-  AttackData<B> data(backend, images, width);
-  data.label_by(backend, layer);
+  const Pgd pgd = two_steps();
+  AttackData<B> data = labelled_images(backend, layer);
   moxie::RunAttack attack{moxie::LayerTarget{layer}, pgd, images};
   moxie::RunAttack ensemble{
       moxie::LayerTarget{layer},
@@ -244,9 +254,8 @@ TEST_CASE("points that do not stand may have no class") {
   using B = moxie::CpuBackend<float>;
   B backend;
   const auto layer = image_mixture(backend, moxie::Dropless{});
-  const Pgd pgd{.threat = {.eps = 0.04}, .steps = 2};
-  AttackData<B> data(backend, images, width);
-  data.label_by(backend, layer);
+  const Pgd pgd = two_steps();
+  AttackData<B> data = labelled_images(backend, layer);
   moxie::RunAttack attack{moxie::LayerTarget{layer}, pgd, images};
   auto y = data.y.to_vector();
   auto x = data.x.to_vector();
@@ -269,9 +278,8 @@ TEST_CASE("an attack on the router takes batches that name targets, for they are
   B backend;
   const auto layer = image_mixture(backend, moxie::Dropless{});
   const auto router = router_of(backend, layer);
-  const Pgd pgd{.threat = {.eps = 0.04}, .steps = 2};
-  AttackData<B> data(backend, images, width);
-  data.label_by(backend, layer);
+  const Pgd pgd = two_steps();
+  AttackData<B> data = labelled_images(backend, layer);
   moxie::RouterAttack on_router(layer, moxie::LayerTarget{router}, pgd, images);
   const auto plain =
       on_router(data.batch(), PartMode::transfer, data.adv(), data.standing.view()).robust;

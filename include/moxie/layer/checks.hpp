@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <limits>
+
 #include "moxie/capacity/assign.hpp"
 #include "moxie/layer/router_parts.hpp"
 
@@ -64,6 +67,17 @@ void check_filled_slots(const C& capacity) {
     throw_config(
         "moxie::MoeLayer: the capacity has an overflow policy, but this router fills every slot "
         "there is: nothing overflows; expected no policy (or Drop)");
+}
+
+/// Whether lists of assignments, and of the rows they are dispatched to, can be numbered.   @throws shape_error
+inline void check_numbered(const RoutingShape& s, Index rows) {
+  constexpr Index most = (std::numeric_limits<std::int32_t>::max)();
+  if (s.assignments > most)
+    throw_shape("moxie::MoeLayer: ", s.tokens, " tokens are up to ", s.assignments,
+                " assignments, expected at most ", most, ": they are numbered in 32 bits");
+  if (rows > most)
+    throw_shape("moxie::MoeLayer: ", s.tokens, " tokens are dispatched to ", rows,
+                " rows, expected at most ", most, ": they are numbered in 32 bits");
 }
 
 /// What an overflow policy needs of the other parts.

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <limits>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -146,14 +145,8 @@ class MoeLayer {
                    .group = group};
     s.capacity = soft ? slots_ : tokens > 0 ? slots(group, mode) : 0;
     s.assignments = router_.assignments(s);
-    constexpr Index most = (std::numeric_limits<std::int32_t>::max)();
-    if (!soft && s.assignments > most)
-      throw_shape("moxie::MoeLayer: ", tokens, " tokens are up to ", s.assignments,
-                  " assignments, expected at most ", most, ": they are numbered in 32 bits");
     s.rows = rows_of(s);
-    if (!soft && dispatcher_.rows(s) > most)
-      throw_shape("moxie::MoeLayer: ", tokens, " tokens are dispatched to ", dispatcher_.rows(s),
-                  " rows, expected at most ", most, ": they are numbered in 32 bits");
+    if (!soft) detail::check_numbered(s, dispatcher_.rows(s));
     return s;
   }
 

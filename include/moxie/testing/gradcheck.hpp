@@ -11,10 +11,10 @@
 #include <utility>
 #include <vector>
 
-#include "moxie/core/memory.hpp"
 #include "moxie/layer/any_layer.hpp"
 #include "moxie/layer/tape.hpp"
 #include "moxie/routing/record.hpp"
+#include "moxie/testing/gapped_rows.hpp"
 
 /// Proves the gradients of a layer, and the laws of layer/concept.hpp, in double precision. For
 /// your own layers too.
@@ -94,59 +94,6 @@ class LossSum final : public RoutingVisitor<B> {
   B& backend_;
 };
 
-/// Rows of a matrix in the backend's memory, `gap` elements apart, which hold a number no layer
-/// should touch.
-template <Backend B>
-class PaddedRows {
- public:
-  PaddedRows(B& backend, Index rows, Index cols, Index gap)
-      : backend_(backend),
-        rows_(rows),
-        cols_(cols),
-        stride_(cols + gap),
-        memory_(backend, rows * (cols + gap)) {
-    set(std::vector<double>(static_cast<std::size_t>(rows * cols), untouched));
-  }
-  Matrix<B> view() const { return {memory_.view().data, rows_, cols_, stride_}; }
-  void set(const std::vector<double>& values) {
-    std::vector<double> host(static_cast<std::size_t>(rows_ * stride_), untouched);
-    for (Index i = 0; i < rows_ * cols_; ++i)
-      host[static_cast<std::size_t>(i / cols_ * stride_ + i % cols_)] =
-          values[static_cast<std::size_t>(i)];
-    backend_.copy_from_host(memory_.view().data, host.data(), host.size() * sizeof(double));
-  }
-  std::vector<double> get() const {
-    const std::vector<double> host = all();
-    std::vector<double> values;
-    for (Index i = 0; i < rows_ * cols_; ++i)
-      values.push_back(host[static_cast<std::size_t>(i / cols_ * stride_ + i % cols_)]);
-    return values;
-  }
-  bool gaps_untouched() const {
-    const std::vector<double> host = all();
-    for (Index i = 0; i < rows_ * stride_; ++i)
-      if (i % stride_ >= cols_ && host[static_cast<std::size_t>(i)] != untouched) return false;
-    return true;
-  }
-  void put(Index i, double value) {
-    backend_.copy_from_host(memory_.view().data + i / cols_ * stride_ + i % cols_, &value,
-                            sizeof(double));
-  }
-
-  // finite, so that a sum over it is seen in a result
-  static constexpr double untouched = 1.2345e300;
-
- private:
-  std::vector<double> all() const {
-    std::vector<double> host(static_cast<std::size_t>(rows_ * stride_));
-    backend_.copy_to_host(host.data(), memory_.view().data, host.size() * sizeof(double));
-    return host;
-  }
-  B& backend_;
-  Index rows_, cols_, stride_;
-  Buffer<B, double> memory_;
-};
-
 /// A layer that is somebody else's.
 template <Layer L>
 class LayerReference {
@@ -223,8 +170,8 @@ class GradientChecker {
   // --- central differences
 
   void gradients(typename L::Tape& tape, const Outcome& full) {
-    PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
-    PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+    GappedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+    GappedRows<B> y(backend_, rows_, layer_.output_width(), 0);
     x.set(x_);
     const auto loss = [&] { return value(x, y, tape); };
     const Index cols = layer_.input_width();
@@ -265,7 +212,7 @@ class GradientChecker {
     analytic_ = analytic;
     numeric_ = numeric;
   }
-  double value(const PaddedRows<B>& x, const PaddedRows<B>& y, typename L::Tape& tape) const {
+  double value(const GappedRows<B>& x, const GappedRows<B>& y, typename L::Tape& tape) const {
     layer_.forward(x.view(), y.view(), tape, told(Gradients::none));
     const std::vector<double> out = y.get();
     double sum = 0;
@@ -309,8 +256,8 @@ class GradientChecker {
     }
     {
       OwnedTape<L> small = make_tape(layer_, rows_, Gradients::none);
-      PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
-      PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+      GappedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+      GappedRows<B> y(backend_, rows_, layer_.output_width(), 0);
       x.set(x_);
       layer_.forward(x.view(), y.view(), small, told(Gradients::all));
       expect(y.get() == full.y, "a tape for Gradients::none gives another y");
@@ -331,10 +278,10 @@ class GradientChecker {
           "rows with gaps between them give other results");
     }
     {
-      PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
-      PaddedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
-      const PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
-      const PaddedRows<B> dx(backend_, rows_, layer_.input_width(), 0);
+      GappedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+      GappedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
+      const GappedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+      const GappedRows<B> dx(backend_, rows_, layer_.input_width(), 0);
       x.set(x_);
       dy.set(w_);
       RoutingSnapshot<B> before(backend_);
@@ -354,12 +301,12 @@ class GradientChecker {
     const Index in = layer_.input_width();
     const Index out = layer_.output_width();
     const auto throws = [&](Index x_rows, Index x_cols, Index y_rows, Index y_cols) {
-      const PaddedRows<B> x(backend_, x_rows, x_cols, 0);
-      const PaddedRows<B> y(backend_, y_rows, y_cols, 0);
+      const GappedRows<B> x(backend_, x_rows, x_cols, 0);
+      const GappedRows<B> y(backend_, y_rows, y_cols, 0);
       MOXIE_TRY { layer_.forward(x.view(), y.view(), tape, told(Gradients::all)); }
       MOXIE_CATCH(const shape_error&) {
         for (const double v : y.get())
-          if (v != PaddedRows<B>::untouched) return false;
+          if (v != GappedRows<B>::untouched) return false;
         return true;
       }
       return false;
@@ -371,10 +318,10 @@ class GradientChecker {
     expect(throws(more, in, more, out), "no shape_error for more rows than the tape was made for");
   }
   void allocates_nothing(typename L::Tape& tape) {
-    PaddedRows<B> x(backend_, rows_, layer_.input_width(), 0);
-    PaddedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
-    const PaddedRows<B> y(backend_, rows_, layer_.output_width(), 0);
-    const PaddedRows<B> dx(backend_, rows_, layer_.input_width(), 0);
+    GappedRows<B> x(backend_, rows_, layer_.input_width(), 0);
+    GappedRows<B> dy(backend_, rows_, layer_.output_width(), 0);
+    const GappedRows<B> y(backend_, rows_, layer_.output_width(), 0);
+    const GappedRows<B> dx(backend_, rows_, layer_.input_width(), 0);
     x.set(x_);
     dy.set(w_);
     const Pass<B> all = told(Gradients::all);
@@ -395,10 +342,10 @@ class GradientChecker {
                Start start = Start::zero) {
     const Index in = layer_.input_width();
     const Index out = layer_.output_width();
-    PaddedRows<B> x(backend_, rows, in, gap);
-    PaddedRows<B> dy(backend_, rows, out, gap);
-    const PaddedRows<B> y(backend_, rows, out, gap);
-    const PaddedRows<B> dx(backend_, rows, in, gap);
+    GappedRows<B> x(backend_, rows, in, gap);
+    GappedRows<B> dy(backend_, rows, out, gap);
+    const GappedRows<B> y(backend_, rows, out, gap);
+    const GappedRows<B> dx(backend_, rows, in, gap);
     x.set(x_);
     dy.set(w_);
     if (start == Start::zero) parameters_.zero_gradients();
